@@ -1,0 +1,120 @@
+"""What nano is: LTX-Video's own classes, small.
+
+    python recipes/nano/model.py        # prints the parameter counts
+
+Sizes are chosen so that everything shipped (VAE, transformer, text encoder, adapter) stays under 40 MB in bf16. Latents are
+LTX-Video's: 32x32 pixels by 8 frames a token, 128 channels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKLLTXVideo,
+    FlowMatchEulerDiscreteScheduler,
+    LTXConditionPipeline,
+    LTXVideoTransformer3DModel,
+)
+from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+WIDTH, LAYERS, HEADS = 256, 7, 4
+TEXT_WIDTH = 128
+LATENT_NOISE = 0.1  # standard deviation of the posterior
+PROMPT_TOKENS = 96  # bytes of a caption, end mark included
+GEOMETRY = {"width": 128, "height": 128, "frames": 33, "fps": 25.0, "prompt_tokens": PROMPT_TOKENS}
+
+
+def new_vae() -> AutoencoderKLLTXVideo:
+    """The 0.9.5 layout of the LTX VAE (space-to-depth residual sampling), with few channels and one block a level."""
+    vae = AutoencoderKLLTXVideo(
+        latent_channels=128,
+        block_out_channels=(48, 96, 96, 128, 128),
+        down_block_types=("LTXVideo095DownBlock3D",) * 4,
+        decoder_block_out_channels=(64, 64, 128),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1),
+        spatio_temporal_scaling=(True,) * 4,
+        decoder_spatio_temporal_scaling=(True,) * 3,
+        decoder_inject_noise=(False,) * 4,
+        downsample_type=("spatial", "temporal", "spatiotemporal", "spatiotemporal"),
+        upsample_residual=(True,) * 3,
+        upsample_factor=(1, 1, 2),
+        patch_size=4,
+        spatial_compression_ratio=32,
+        temporal_compression_ratio=8,
+    )
+    # The last channel is the posterior's log variance. It stays what it is here: training adds noise of this size to latents
+    # of about unit scale. Learnt freely, it grew before the decoder had any use for latents, and drowned them.
+    last = vae.encoder.conv_out.conv
+    torch.nn.init.zeros_(last.weight[-1:])
+    torch.nn.init.constant_(last.bias[-1:], 2 * math.log(LATENT_NOISE))
+    return vae
+
+
+def new_transformer() -> LTXVideoTransformer3DModel:
+    """Gates and output start at zero, as is usual for diffusion transformers: each block begins as the identity."""
+    transformer = LTXVideoTransformer3DModel(
+        in_channels=128,
+        out_channels=128,
+        num_attention_heads=HEADS,
+        attention_head_dim=WIDTH // HEADS,
+        cross_attention_dim=WIDTH,
+        num_layers=LAYERS,
+        caption_channels=TEXT_WIDTH,
+    )
+    torch.nn.init.zeros_(transformer.proj_out.weight)
+    torch.nn.init.zeros_(transformer.proj_out.bias)
+    for block in transformer.transformer_blocks:
+        torch.nn.init.zeros_(block.attn2.to_out[0].weight)
+    return transformer
+
+
+def new_text_encoder() -> T5EncoderModel:
+    """A T5 encoder over bytes: ByT5's tokenizer needs no vocabulary file."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=384,
+            d_model=TEXT_WIDTH,
+            d_kv=32,
+            d_ff=2 * TEXT_WIDTH,
+            num_layers=2,
+            num_heads=4,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+
+
+def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """LTX-Video's shifted flow-match schedule."""
+    return FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, max_image_seq_len=4096
+    )
+
+
+def save_nano(
+    folder: Path,
+    vae: AutoencoderKLLTXVideo,
+    transformer: LTXVideoTransformer3DModel,
+    text_encoder: T5EncoderModel,
+) -> None:
+    """Write an ordinary diffusers folder in bf16, plus `synclora.json` with the window nano was trained on."""
+    pipeline = LTXConditionPipeline(
+        scheduler=new_scheduler(),
+        vae=vae.to(torch.bfloat16),
+        text_encoder=text_encoder.to(torch.bfloat16),
+        tokenizer=ByT5Tokenizer(extra_ids=0),
+        transformer=transformer.to(torch.bfloat16),
+    )
+    pipeline.save_pretrained(folder)
+    (folder / "synclora.json").write_text(json.dumps(GEOMETRY, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    for name, make in (("vae", new_vae), ("transformer", new_transformer), ("text encoder", new_text_encoder)):
+        count = sum(parameter.numel() for parameter in make().parameters())
+        print(f"{name:14}{count / 1e6:7.2f} M parameters{count * 2 / 1e6:7.1f} MB in bf16")

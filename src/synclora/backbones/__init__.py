@@ -1,0 +1,1 @@
+"""Backbones: what differs between models (latents, text, the network call), and nothing else."""

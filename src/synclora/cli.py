@@ -1,0 +1,184 @@
+"""The command line: one function a command, and no logic; `synclora COMMAND --help` tells the settings.
+
+    synclora first-frame talk.mp4 -o frame.png
+    synclora edit talk.mp4 --first-frame frame-edited.png -o edited.mp4
+    synclora demo --out demo
+
+Imports are inside the functions, so that help and usage errors come at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from synclora.console import Commands, progress_bars, say
+
+app = typer.Typer(
+    cls=Commands,
+    name="synclora",
+    help="Edit a portrait video from one edited frame, every blink, glance and word on the source's own frame.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+pairs_app = typer.Typer(help="Make and check stores of paired clips.", no_args_is_help=True)
+app.add_typer(pairs_app, name="pairs")
+
+
+class Suite(str, Enum):
+    """What `synclora bench` runs on."""
+
+    procedural = "procedural"
+
+
+Backbone = Annotated[str, typer.Option(help="Model: nano, a diffusers folder, or a hub id.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1 and so on.")]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps.", show_default="8 for nano, else 30")]
+Seed = Annotated[int, typer.Option(help="Seed of the noise; the same seed gives the same edit.")]
+
+
+@app.command("first-frame")
+def first_frame(
+    source: Annotated[Path, typer.Argument(help="The portrait video.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write.")],
+    backbone: Backbone = "nano",
+) -> None:
+    """Write the frame to edit, at the exact crop the model will see."""
+    from synclora.editing.first_frame import write_first_frame
+
+    width, height = write_first_frame(source, output, backbone)
+    say(f"{output}  ({width}x{height})")
+
+
+@app.command("edit")
+def edit_video(
+    source: Annotated[Path, typer.Argument(help="The portrait video.")],
+    first_frame: Annotated[Path, typer.Option(help="Its first frame with the edit applied (PNG, JPEG, WebP).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Video to write (.mp4 or .mov).")],
+    prompt: Annotated[str, typer.Option(help="What the edited video shows, in words.")] = "",
+    backbone: Backbone = "nano",
+    lora: Annotated[str, typer.Option(help="Sync-LoRA file; default: the one beside the model.")] = "default",
+    no_lora: Annotated[bool, typer.Option("--no-lora", help="Base model alone: does not see the source.")] = False,
+    steps: Steps = None,
+    seed: Seed = 0,
+    frames: Annotated[int | None, typer.Option(help="Edit the first so many frames.", show_default="all")] = None,
+    fit: Annotated[str, typer.Option(help="Length that does not suit the model: pad, trim or error.")] = "pad",
+    device: Device = "auto",
+) -> None:
+    """Edit a video from its edited first frame; frame rate and sound stay the source's."""
+    from synclora.editing.editor import edit
+
+    with progress_bars() as progress:
+        result = edit(
+            source,
+            first_frame,
+            output,
+            prompt=prompt,
+            backbone=backbone,
+            lora=None if no_lora else lora,
+            steps=steps,
+            seed=seed,
+            frames=frames,
+            fit=fit,
+            device=device,
+            progress=progress,
+        )
+    say(*result.summary())
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    steps: Steps = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Edit the sample that comes with the package, and show and measure the result."""
+    from synclora.editing.demo import run_demo
+
+    with progress_bars() as progress:
+        result = run_demo(out, steps=steps, seed=seed, device=device, progress=progress)
+    result.print_summary()
+
+
+@app.command("train")
+def train_lora(
+    config: Annotated[Path, typer.Argument(help="YAML configuration; see recipes/.")],
+    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the output folder.")] = True,
+) -> None:
+    """Train a Sync-LoRA; run it again to go on after a stop."""
+    from synclora.training.trainer import train
+
+    say(str(train(config, resume)))
+
+
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    suite: Annotated[Suite, typer.Option(help="What to run on.")] = Suite.procedural,
+    count: Annotated[int, typer.Option(help="Number of pairs.")] = 24,
+    backbone: Backbone = "nano",
+    lora: Annotated[str, typer.Option(help="Sync-LoRA file; default: the one beside the model.")] = "default",
+    steps: Steps = None,
+    device: Device = "auto",
+) -> None:
+    """Measure editing against baselines on held-out pairs."""
+    from synclora.bench.suite import run_procedural
+
+    runs = {Suite.procedural: run_procedural}
+    with progress_bars() as progress:
+        runs[suite](count, out, backbone=backbone, lora=lora, steps=steps, device=device, progress=progress)
+    say((out / "bench.md").read_text(encoding="utf-8"), f"{out / 'bench.json'}")
+
+
+@pairs_app.command("generate")
+def pairs_generate(
+    count: Annotated[int, typer.Option(help="Number of pairs in the store when done.")],
+    out: Annotated[Path, typer.Option(help="Folder of the store; run again to go on after a stop.")],
+    generator: Annotated[str, typer.Option(help="What makes the pairs: procedural.")] = "procedural",
+    seed: Annotated[int, typer.Option(help="Seed of the first pair; the others follow on.")] = 0,
+    size: Annotated[int, typer.Option(help="Width and height in pixels, a multiple of 32.")] = 128,
+    frames: Annotated[int, typer.Option(help="Frames a clip, 8k+1.")] = 33,
+    workers: Annotated[int, typer.Option(help="Processes to render with.")] = 1,
+) -> None:
+    """Generate paired clips: the same motion in two looks."""
+    from synclora.pairs.generate import generate_store
+
+    with progress_bars() as progress:
+        made = generate_store(
+            out, count, seed, size=size, frames=frames, workers=workers, generator=generator, progress=progress
+        )
+    say(f"{out}: {made} pairs generated, {count - made} were already there.")
+
+
+@pairs_app.command("check")
+def pairs_check(
+    folder: Annotated[Path, typer.Argument(help="Folder of the store.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Look at the table and the files' presence only.")] = False,
+) -> None:
+    """Check every pair of a store: readable, unaltered, of equal rate, length and size."""
+    from synclora.pairs.store import PairStore
+
+    with progress_bars() as progress:
+        store = PairStore(folder)
+        problems = store.verify(deep=not quick, progress=progress)
+    say(*map(str, problems))
+    pairs = len(store)
+    say(f"{folder}: {pairs} pairs, {len(problems)} problems." if problems else f"{folder}: {pairs} pairs, all sound.")
+    raise typer.Exit(2 if problems else 0)
+
+
+def main() -> None:
+    """Run the command line; a termination request ends it as cleanly as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    app()
+
+
+if __name__ == "__main__":
+    main()

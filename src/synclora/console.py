@@ -1,0 +1,54 @@
+"""What a person sees at the command line while waiting, and when something is wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+from typer.core import TyperGroup
+
+from synclora.errors import SyncloraError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class Commands(TyperGroup):
+    """A group of commands whose errors are one paragraph on stderr and exit code 2, Ctrl-C one line and 130."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except SyncloraError as error:
+            typer.echo(f"synclora: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(BAD_INPUT) from error
+        except KeyboardInterrupt as error:
+            typer.echo("synclora: interrupted; nothing half-written was left.", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield progress(stage, done, total), one bar a stage on stderr, or nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bars:
+        tasks = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield progress
+
+
+def say(*lines: str) -> None:
+    """Print lines on stdout as they are: paths stay whole, for copying."""
+    for line in lines:
+        typer.echo(line)

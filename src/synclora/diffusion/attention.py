@@ -1,0 +1,85 @@
+"""Reference attention: who reads whom.
+
+    joint (rows ask, columns answer)            self
+                target   reference                          target   reference
+    target        x          x                  target        x          x
+    reference     x          x                  reference     .          x
+
+`joint` is plain attention over everything, what published in-context LoRAs were trained with. In `self` the reference
+reads only itself, so it is the same at every denoising step: it runs through the network once per edit, alone, leaving
+its keys and values; every step then runs only the other tokens, which read [their own, the cached] keys and values.
+
+    once per edit:   reference ----> network ----> K/V of every layer = KeyValueCache
+    every step:      target    ----> network, each layer attends to [own K/V | cached K/V]
+
+Exactly what a dense network computes under `dense_mask`, at about half the cost of a step. Nothing here holds state:
+keys and values are arguments and results, so gradients, checkpointing and threads need no care.
+
+Shapes: B batch, N tokens, D width, T tokens attended across to (text), M reference tokens, H heads, d = D / H.
+`self` reference attention is this project's choice, not the paper's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from synclora.diffusion.sequence import Sequence
+
+if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_ltx import LTXAttention
+
+KeyValue = tuple[Tensor, Tensor]  # keys and values [B, N, D], after normalisation and rotation
+Rotation = tuple[Tensor, Tensor]  # cosines and sines [B, N, D], each pair of channels sharing one
+
+
+@dataclass(frozen=True)
+class KeyValueCache:
+    """The reference's keys and values in each layer's self-attention; valid for one source video and one text."""
+
+    layers: tuple[KeyValue, ...]
+
+
+def dense_mask(sequence: Sequence) -> Tensor:
+    """Who may read whom under `self`, `[B, N, N]` bool: row asks column. For tests; nothing else needs it dense."""
+    return ~sequence.reference[:, :, None] | sequence.reference[:, None, :]
+
+
+def self_attention(
+    attn: LTXAttention, x_BND: Tensor, rotation: Rotation, cached: KeyValue | None = None
+) -> tuple[Tensor, KeyValue]:
+    """Tokens attend to themselves and, if given, to cached tokens. Returns the outcome and the tokens' own K/V.
+
+    `attn` is diffusers' `LTXAttention`: we use its weights (LoRA included) and call its layers in its own order.
+    """
+    query = rotate(attn.norm_q(attn.to_q(x_BND)), rotation)
+    key = own_key = rotate(attn.norm_k(attn.to_k(x_BND)), rotation)
+    value = own_value = attn.to_v(x_BND)
+    if cached is not None:
+        key, value = torch.cat([key, cached[0]], dim=1), torch.cat([value, cached[1]], dim=1)
+    return _attend(attn, query, key, value), (own_key, own_value)
+
+
+def cross_attention(attn: LTXAttention, x_BND: Tensor, text_BTD: Tensor, bias_B1T: Tensor) -> Tensor:
+    """Tokens attend to the text; `bias` is added to the logits (0 for a real text token, very negative for padding)."""
+    query, key = attn.norm_q(attn.to_q(x_BND)), attn.norm_k(attn.to_k(text_BTD))
+    return _attend(attn, query, key, attn.to_v(text_BTD), bias_B1T[:, None])
+
+
+def rotate(x_BND: Tensor, rotation: Rotation) -> Tensor:
+    """Rotary positions: turn each pair of channels (a, b) into (a cos - b sin, b cos + a sin), in float32."""
+    cos, sin = rotation
+    a, b = x_BND.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([-b, a], dim=-1).flatten(-2)
+    return (x_BND.float() * cos + turned * sin).to(x_BND.dtype)
+
+
+def _attend(attn: LTXAttention, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    q_BHNd, k_BHNd, v_BHNd = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value))
+    out_BHNd = scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd, attn_mask=bias)
+    to_out, dropout = attn.to_out
+    return dropout(to_out(out_BHNd.transpose(1, 2).flatten(-2).to(query.dtype)))

@@ -1,0 +1,1 @@
+"""Containers, codecs, colour and sound behind `synclora.clip`; everything here runs on PyAV."""

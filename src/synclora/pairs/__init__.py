@@ -1,0 +1,15 @@
+"""Paired clips: same motion, another look."""
+
+from synclora.pairs.generate import Pair, generate_store, procedural_pair, procedural_pairs, save_pair
+from synclora.pairs.store import PairRow, PairStore, Problem
+
+__all__ = [
+    "Pair",
+    "PairRow",
+    "PairStore",
+    "Problem",
+    "generate_store",
+    "procedural_pair",
+    "procedural_pairs",
+    "save_pair",
+]

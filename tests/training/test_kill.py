@@ -1,0 +1,88 @@
+"""Killed at any instant and started again, a training ends as if it had never stopped.
+
+SYNCLORA_KILLS=10 python -m pytest tests/training/test_kill.py        # the long version
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+import tiny_run
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from synclora.training import trainer
+from synclora.training.config import parse_config
+from synclora.training.state import checkpoints
+
+KILLS = int(os.environ.get("SYNCLORA_KILLS", "3"))
+STEPS = 12 * KILLS
+
+
+def last_step(output: Path) -> int:
+    """The newest step in the log, -1 where there is none."""
+    try:
+        return json.loads((output / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    except (OSError, ValueError, IndexError):
+        return -1
+
+
+# Each run is a process of its own, forked from a server that has imported torch once and computed nothing.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tiny_run"])
+
+
+def start(config: Path) -> multiprocessing.process.BaseProcess:
+    run = SERVER.Process(target=tiny_run.main, args=(str(config),))
+    run.start()
+    return run
+
+
+@pytest.mark.timeout(300 + 60 * KILLS)
+def test_killed_training_gives_the_same_adapter_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL at random instants (in encoding, between checkpoints, in a save): equal adapters, losses and moments."""
+    settings = {"steps": STEPS, "checkpoint_every": 3, "accumulation": 2, "caption_dropout": 0.5}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    monkeypatch.setattr(trainer, "open_clips", tiny_run.noise_clips)
+    through = parse_config(tiny_run.values(whole, **settings))
+    threads = torch.get_num_threads()
+    trainer.train(through, backbone=tiny_run.tiny_backbone(dtype=torch.bfloat16))
+    torch.set_num_threads(threads)
+
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(tiny_run.values(killed, **settings)))
+    rng = random.Random(os.environ.get("SYNCLORA_KILL_SEED", "0"))
+    reached = []
+    for kill in range(KILLS):
+        run = start(config)
+        # The first kill comes while clips are encoded, each other one some steps further on than the one before.
+        goal = -1 if kill == 0 else last_step(killed) + rng.randint(1, 12)
+        while run.is_alive():
+            if (killed / "cache" / "train-00000.safetensors").exists() if kill == 0 else last_step(killed) >= goal:
+                break
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.05))
+        run.kill()  # SIGKILL
+        run.join()
+        reached.append((last_step(killed), [path.name for path in checkpoints(killed / "checkpoints")]))
+    last = start(config)
+    last.join()
+    assert last.exitcode == 0
+    print("killed at (step, checkpoints):", reached)
+    assert sum(step < STEPS for step, _ in reached) == KILLS, "a run finished before it was killed"
+
+    one, other = load_file(whole / trainer.ADAPTER), load_file(killed / trainer.ADAPTER)
+    assert one.keys() == other.keys() and len(one) == 2 * 2 * 10  # A and B of 10 layers in each of 2 blocks
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+    for file in ("lora.safetensors", "optimizer.safetensors"):
+        end = Path("checkpoints") / f"step-{STEPS:08d}" / file
+        assert (whole / end).read_bytes() == (killed / end).read_bytes(), file
+    assert (whole / "metrics.jsonl").read_text() == (killed / "metrics.jsonl").read_text()

@@ -1,0 +1,129 @@
+"""What a step learns from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import tiny_run
+import torch
+
+from synclora.backbones.base import Backbone
+from synclora.backbones.ltx_video import LTXVideoBackbone
+from synclora.clip import to_model
+from synclora.diffusion.flow import shift_mu
+from synclora.diffusion.lora import add_lora
+from synclora.diffusion.sequence import FirstFrame, Reference, build
+from synclora.training.latents import LatentCache, pad_texts
+from synclora.training.objective import Batch, Draws, load_batch, precision_context, velocity_loss
+
+
+def make_batch(count: int = 4, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    source, target = torch.randn(2, count, 8, 2, 2, 2, generator=generator)
+    return Batch(source, target, pad_texts(list(torch.randn(count, 5, 16, generator=generator))))
+
+
+def test_training_shows_the_sequence_editing_builds(backbone: LTXVideoBackbone) -> None:
+    """Tokens, positions and masks = build(anything, [FirstFrame(encoded edited image), Reference(encoded source)])."""
+    clips = tiny_run.NoiseClips()
+    source, target = (backbone.encode(to_model(clips.clip(number))) for number in (0, 1))
+    text = pad_texts([torch.zeros(1, 16)])
+    trained = Batch(source, target, text).sequence(backbone)
+    image = backbone.encode(to_model(clips.clip(1)[:1]))
+    edited = build(torch.zeros_like(target), 25.0, [Reference(source), FirstFrame(image)])
+    for name in ("positions", "clean", "target", "reference"):
+        assert torch.equal(getattr(trained, name), getattr(edited, name)), name
+    torch.testing.assert_close(trained.tokens[trained.clean], edited.tokens[edited.clean], rtol=1e-4, atol=1e-4)
+
+
+def test_loss_is_the_mean_over_noised_tokens() -> None:
+    """Prediction c against noise - x0: the loss is mean((c - noise + x0)^2) over target tokens of latent frames 1..;
+    the network sees (1 - s) x0 + s noise there and x0 in latent frame 0 and the reference."""
+    batch, seen = make_batch(3), {}
+
+    def velocity(sequence: Any, sigma: Any, text: Any, *, attention: str) -> torch.Tensor:
+        seen.update(sequence=sequence, attention=attention)
+        return torch.full_like(sequence.tokens[:, :8], 0.25)
+
+    geometry = SimpleNamespace(fps=25.0, spatial=32, temporal=8)
+    fake = cast(Backbone, SimpleNamespace(geometry=geometry, velocity=velocity))
+    sigma, noise = torch.tensor([0.1, 0.5, 0.9]), torch.randn(3, 8, 8)
+    loss = velocity_loss(fake, batch, sigma, noise, "joint")
+    x0 = batch.target.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(loss, (0.25 - noise + x0)[:, 4:].square().mean())
+    tokens, level = seen["sequence"].tokens, sigma[:, None, None]
+    torch.testing.assert_close(tokens[:, 4:8], ((1 - level) * x0 + level * noise)[:, 4:])
+    assert torch.equal(tokens[:, :4], x0[:, :4]) and seen["attention"] == "joint"
+    assert torch.equal(tokens[:, 8:], batch.source.flatten(2).transpose(1, 2))
+
+
+@pytest.mark.parametrize("attention", ["self", "joint"])
+def test_gradient_checkpointing_changes_no_gradient(backbone: LTXVideoBackbone, attention: Any) -> None:
+    """Recomputing activations gives the gradients that keeping them does, through the cached keys and values too."""
+    torch.manual_seed(0)
+    parameters = add_lora(backbone.transformer, 4)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.normal_(std=0.1)
+    batch, noise = make_batch(), torch.randn(4, 8, 8)
+    gradients = []
+    for checkpointing in (False, True):
+        backbone.transformer.gradient_checkpointing = checkpointing  # type: ignore[assignment]
+        loss = velocity_loss(backbone, batch, torch.full((4,), 0.5), noise, attention)
+        gradients.append(torch.autograd.grad(loss, parameters))
+    assert all(gradient.abs().max() > 0 for gradient in gradients[0])
+    for kept, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(kept, recomputed, rtol=1e-5, atol=1e-8)
+
+
+def test_reference_gets_gradients_in_self_attention(backbone: LTXVideoBackbone) -> None:
+    """With `self`, the loss depends on how the reference is read: its pass is trained, not only the target's."""
+    source = make_batch().source.requires_grad_()
+    batch = Batch(source, make_batch().target, make_batch().text)
+    loss = velocity_loss(backbone, batch, torch.full((4,), 0.5), torch.randn(4, 8, 8), "self")
+    assert torch.autograd.grad(loss, source)[0].abs().max() > 0
+
+
+def test_bf16_keeps_lora_gradients_in_float32() -> None:
+    """bf16 base under the precision context: LoRA weights and gradients are float32, near the float32 gradients."""
+    gradients = []
+    parameters: list[torch.nn.Parameter] = []
+    for dtype, precision in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
+        backbone = tiny_run.tiny_backbone(dtype=dtype)
+        torch.manual_seed(0)
+        parameters = add_lora(backbone.transformer, 4)
+        with precision_context(backbone.device, precision):
+            generator = torch.Generator().manual_seed(1)
+            noise = torch.randn(4, 8, 8, generator=generator)
+            loss = velocity_loss(backbone, make_batch(), torch.full((4,), 0.5), noise, "self")
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]))
+    exact, half = gradients
+    assert half.dtype == torch.float32 and parameters[0].dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(exact, half, dim=0) > 0.98
+
+
+def test_draws_follow_from_seed_and_step() -> None:
+    """Same (seed, step): same draws; another step or seed: others. mean logit(sigma) = mu, prompts dropped at p."""
+    first, again = Draws.of_step(3, 7, 4, 8, 8, 0.5), Draws.of_step(3, 7, 4, 8, 8, 0.5)
+    assert torch.equal(first.noise, again.noise) and torch.equal(first.sigma, again.sigma)
+    for other in (Draws.of_step(3, 8, 4, 8, 8, 0.5), Draws.of_step(4, 7, 4, 8, 8, 0.5)):
+        assert not torch.equal(first.noise, other.noise) and not torch.equal(first.sigma, other.sigma)
+    many = Draws.of_step(0, 0, 4000, 8, 1, 0.25)
+    assert many.sigma.logit().mean().item() == pytest.approx(shift_mu(8), abs=0.06)
+    assert many.no_prompt.float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(first[2:].noise, first.noise[2:]) and len(first[2:].sigma) == 2
+
+
+def test_load_batch(tmp_path: Path, backbone: LTXVideoBackbone) -> None:
+    """Pair p gives source and target latents of its clips, the target's prompt, and the empty one where dropped."""
+    cache = LatentCache(tmp_path, tiny_run.NoiseClips(), backbone)
+    cache.fill()
+    empty = torch.full((1, 16), 9.0)
+    batch = load_batch(cache, [0, 3], empty, torch.tensor([False, True]))
+    assert cache.clips.pairs[0] == (0, 1) and cache.clips.pairs[3] == (3, 2)
+    assert torch.equal(batch.source, cache.latents([0, 3])) and torch.equal(batch.target, cache.latents([1, 2]))
+    lengths = batch.text.mask.sum(1).tolist()
+    assert lengths == [len(cache.text([1])[0]), 1] and torch.equal(batch.text.hidden[1, 0], empty[0])
