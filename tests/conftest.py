@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -35,7 +35,8 @@ def other_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_tiny(folder: Path, seed: int) -> None:
-    from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
+    from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
+    from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
     from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
     from synclora.backbones.presets import LORA_NAME
@@ -93,12 +94,11 @@ def make_tiny(folder: Path, seed: int) -> None:
 @pytest.fixture(scope="session")
 def sample_recipe() -> ModuleType:
     """recipes/nano/sample.py as a module."""
-    sys.path.insert(0, str(RECIPES))
-    try:
-        import sample
-    finally:
-        sys.path.remove(str(RECIPES))
-    return sample
+    spec = importlib.util.spec_from_file_location("nano_sample", RECIPES / "sample.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

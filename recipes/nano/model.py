@@ -2,8 +2,7 @@
 
     python recipes/nano/model.py        # prints the parameter counts
 
-Sizes are chosen so that everything shipped (VAE, transformer, text encoder, adapter) stays under 40 MB in bf16. Latents are
-LTX-Video's: 32x32 pixels by 8 frames a token, 128 channels.
+Sizes are chosen so that everything shipped (VAE, transformer, text encoder, adapter) stays under 40 MB in bf16.
 """
 
 from __future__ import annotations
@@ -21,7 +20,10 @@ from diffusers import (
 )
 from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
-WIDTH, LAYERS, HEADS = 256, 7, 4
+from synclora.backbones.base import Geometry
+from synclora.diffusion.flow import shift_mu
+
+WIDTH, LAYERS, HEADS = 256, 6, 4
 TEXT_WIDTH = 128
 LATENT_NOISE = 0.1  # standard deviation of the posterior
 PROMPT_TOKENS = 96  # bytes of a caption, end mark included
@@ -29,23 +31,26 @@ GEOMETRY = {"width": 128, "height": 128, "frames": 33, "fps": 25.0, "prompt_toke
 
 
 def new_vae() -> AutoencoderKLLTXVideo:
-    """The 0.9.5 layout of the LTX VAE (space-to-depth residual sampling), with few channels and one block a level."""
+    """The 0.9.5 layout of the LTX VAE (space-to-depth residual sampling): 8-pixel patches, then two samplings.
+
+    A token spans 32x32 pixels as in LTX-Video, but 4 frames instead of 8: small pictures hold more detail a pixel.
+    """
     vae = AutoencoderKLLTXVideo(
         latent_channels=128,
-        block_out_channels=(48, 96, 96, 128, 128),
-        down_block_types=("LTXVideo095DownBlock3D",) * 4,
-        decoder_block_out_channels=(64, 64, 128),
-        layers_per_block=(1, 1, 1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1, 1),
-        spatio_temporal_scaling=(True,) * 4,
-        decoder_spatio_temporal_scaling=(True,) * 3,
-        decoder_inject_noise=(False,) * 4,
-        downsample_type=("spatial", "temporal", "spatiotemporal", "spatiotemporal"),
-        upsample_residual=(True,) * 3,
-        upsample_factor=(1, 1, 2),
-        patch_size=4,
+        block_out_channels=(96, 128, 128),
+        down_block_types=("LTXVideo095DownBlock3D",) * 2,
+        decoder_block_out_channels=(96, 128),
+        layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        spatio_temporal_scaling=(True,) * 2,
+        decoder_spatio_temporal_scaling=(True,) * 2,
+        decoder_inject_noise=(False,) * 3,
+        downsample_type=("spatiotemporal",) * 2,
+        upsample_residual=(True,) * 2,
+        upsample_factor=(1, 2),
+        patch_size=8,
         spatial_compression_ratio=32,
-        temporal_compression_ratio=8,
+        temporal_compression_ratio=4,
     )
     # The last channel is the posterior's log variance. It stays what it is here: training adds noise of this size to latents
     # of about unit scale. Learnt freely, it grew before the decoder had any use for latents, and drowned them.
@@ -90,10 +95,13 @@ def new_text_encoder() -> T5EncoderModel:
 
 
 def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """LTX-Video's shifted flow-match schedule."""
-    return FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, max_image_seq_len=4096
-    )
+    """A flow-match schedule with the shift that nano's whole window has in training, e^mu(L).
+
+    Fixed, because diffusers' LTXConditionPipeline does not hand a schedule the mu that a dynamic shift needs.
+    """
+    window = Geometry(**{key: GEOMETRY[key] for key in ("width", "height", "frames", "fps")}, temporal=4)
+    f, h, w = window.latent_grid()
+    return FlowMatchEulerDiscreteScheduler(shift=round(math.exp(shift_mu(f * h * w)), 4))
 
 
 def save_nano(

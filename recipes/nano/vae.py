@@ -37,9 +37,9 @@ from synclora.training.state import (
 )
 
 VALIDATION_SEED = 900_000  # motions kept from training
-SCALE_WEIGHT = 1e-3  # keeps latents near unit scale: the mean's part of the KL divergence
+SCALE_WEIGHT = 0.01  # holds the latents' mean square to 1 from above; the noise holds it from below
 EDGE_WEIGHT = 0.5
-NOISE_WARMUP = 500  # steps over which the posterior's noise grows; early latents carry too little to stand it
+RAMP = 400  # steps over which noise and edge loss grow; early latents carry too little to stand either
 MOTION_WEIGHT = 1.0
 
 
@@ -63,7 +63,7 @@ def batch_at(pool: ClipPool, step: int, batch: int, frames: int, seed: int) -> T
     return torch.stack(clips)
 
 
-def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
+def reconstruction_loss(y: Tensor, x: Tensor, ramp: float = 1.0) -> Tensor:
     """L1 on pixels and on their spatial differences; pixels that move within the clip weigh up to 1 + MOTION_WEIGHT.
 
     Eyes and mouth are a few percent of the picture and all of the motion; without the weight they are learnt last.
@@ -72,17 +72,17 @@ def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
     weight = 1 + MOTION_WEIGHT * (moving * 8).clamp(max=1)
     error = y - x
     edges = sum((error.diff(dim=d).abs() * weight.narrow(d, 1, weight.shape[d] - 1)).mean() for d in (3, 4))
-    return (error.abs() * weight).mean() + EDGE_WEIGHT * edges
+    return (error.abs() * weight).mean() + ramp * EDGE_WEIGHT * edges
 
 
-def step_loss(vae: AutoencoderKLLTXVideo, x: Tensor, noise_scale: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def step_loss(vae: AutoencoderKLLTXVideo, x: Tensor, ramp: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """(total loss, mean square of the latents); the posterior's noise is drawn on the CPU from `generator`."""
     with torch.autocast(x.device.type, torch.bfloat16):
         mean = vae.encode(x).latent_dist.mean.float()
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        y = vae.decode(mean + noise_scale * noise).sample.float()
+        y = vae.decode(mean + ramp * LATENT_NOISE * noise).sample.float()
     power = mean.square().mean()
-    return reconstruction_loss(y, x) + SCALE_WEIGHT * power, power
+    return reconstruction_loss(y, x, ramp) + SCALE_WEIGHT * (power - 1).clamp(min=0), power
 
 
 @torch.no_grad()
@@ -123,11 +123,13 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--from", dest="start", type=Path, help="diffusers folder of a VAE to start from")
     parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--checkpoint-every", type=int, default=200)
     arguments = parser.parse_args()
 
+    torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     vae = AutoencoderKLLTXVideo.from_pretrained(arguments.start) if arguments.start else new_vae()
     vae = vae.float().to(arguments.device)
@@ -148,8 +150,8 @@ def main() -> None:
     for step in track(range(state.step, arguments.steps), "VAE"):
         set_lr(optimizer, warmup_cosine(step, 50, arguments.steps, arguments.lr, floor=0.02))
         x = batch_at(pool, step, arguments.batch, arguments.frames, arguments.seed).to(arguments.device)
-        noise_scale = LATENT_NOISE * min(step / NOISE_WARMUP, 1.0)
-        loss, power = step_loss(vae, x, noise_scale, step_generator(arguments.seed, step))
+        ramp = 1.0 if arguments.start else min(step / RAMP, 1.0)
+        loss, power = step_loss(vae, x, ramp, step_generator(arguments.seed, step))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -10,9 +10,10 @@ from pathlib import Path
 import ltx_tiny
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from synclora.backbones import presets
+from synclora.backbones import checkpoint, presets
 from synclora.backbones.checkpoint import Settings, read_settings
 from synclora.backbones.presets import PRESETS, default_dtype, load_backbone, nano_lora_path
 from synclora.errors import SyncloraError
@@ -145,7 +146,18 @@ def test_no_such_model(name: str):
     refused(name, "no such model folder")
 
 
+def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch):
+    """A hub id without a network, or misspelt, says where it was looked for."""
+
+    def offline(*_: object) -> str:
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(checkpoint, "hf_hub_download", offline)
+    refused("someone/some-model", "not to be had from the Hugging Face hub")
+
+
 def test_a_file_is_not_a_model(folder: Path):
+    """The folder is what is named, not a file in it."""
     refused(folder / "model_index.json", "no such model folder")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ltx_tiny
 import pytest
 import torch
@@ -130,7 +132,7 @@ def test_without_a_text_encoder():
     ("changes", "message"),
     [({"width": 72}, "multiples of 32"), ({"frames": 16}, "such as 9"), ({"height": 60}, "multiples of 32")],
 )
-def test_geometry_that_does_not_fit(changes: dict[str, int], message: str):
+def test_geometry_that_does_not_fit(changes: dict[str, Any], message: str):
     """Sizes the latents cannot hold are refused at once."""
     with pytest.raises(SyncloraError, match=message):
         LTXVideoBackbone.from_modules(ltx_tiny.transformer(), ltx_tiny.vae(), **changes)

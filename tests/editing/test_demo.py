@@ -40,10 +40,13 @@ def test_strip_has_a_column_for_each_frame(tmp_path: Path) -> None:
     source = Clip(torch.arange(9, dtype=torch.uint8).mul(20).reshape(9, 1, 1, 1).expand(9, 256, 256, 3), Fraction(25))
     write_strip(tmp_path / "s.png", source, flat(255, size=256), [0, 4, 8])
     picture = np.asarray(Image.open(tmp_path / "s.png"))
-    assert picture.shape == (LABEL_HEIGHT + 2 * 256 + GAP, 3 * 256 + 2 * GAP, 3)
+    left = LABEL_HEIGHT + GAP
+    assert picture.shape == (LABEL_HEIGHT + 2 * 256 + GAP, left + 3 * 256 + 2 * GAP, 3)
     row = picture[LABEL_HEIGHT + 100]
-    assert [int(row[100 + i * (256 + GAP), 0]) for i in range(3)] == [0, 80, 160]
-    assert (picture[LABEL_HEIGHT + 256 + GAP + 10, 10] == 255).all()
+    assert [int(row[left + 100 + i * (256 + GAP), 0]) for i in range(3)] == [0, 80, 160]
+    assert (picture[LABEL_HEIGHT + 256 + GAP + 10, left + 10] == 255).all()
+    names = picture[LABEL_HEIGHT:, :LABEL_HEIGHT]
+    assert names[:256].max() > 150 and names[256 + GAP :].max() > 150 and picture[:LABEL_HEIGHT, left:].max() > 150
 
 
 def test_unequal_clips_are_not_shown_side_by_side(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from synclora import Editor, edit
-from synclora.backbones.base import Geometry, Text
+from synclora.backbones.base import Attention, Geometry, Text
 from synclora.clip import AudioOrigin, Clip, from_model, probe, read_clip
 from synclora.diffusion.attention import KeyValueCache
 from synclora.diffusion.flow import sigma_schedule
@@ -27,17 +28,18 @@ class Oracle:
     Latents are the mean colour of each 32 x 32 x 8 block; decoding repeats them.
     """
 
-    name, geometry, device, dtype = "oracle", GEOMETRY, torch.device("cpu"), torch.float32
-    transformer = torch.nn.Identity()
-
     def __init__(self) -> None:
+        self.name, self.geometry = "oracle", GEOMETRY
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self.transformer: torch.nn.Module = torch.nn.Identity()
         self.x0 = torch.rand(1, 3 * 2 * 2, 3, generator=torch.Generator().manual_seed(9)) * 1.8 - 0.9
         self.encoded: list[Tensor] = []
         self.prompts: list[str] = []
         self.calls: list[tuple[Sequence, float, str, KeyValueCache | None]] = []
         self.caches: list[KeyValueCache] = []
 
-    def encode(self, video: Tensor) -> Tensor:
+    def encode(self, video_B3FHW: Tensor) -> Tensor:
+        video = video_B3FHW
         self.encoded.append(video)
         first, rest = video[:, :, :1], video[:, :, 1:]
         h, w = video.shape[3] // 32, video.shape[4] // 32
@@ -47,15 +49,17 @@ class Oracle:
             parts.append(blocks.mean((3, 5, 7)))
         return torch.cat(parts, dim=2)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        big = latents.repeat_interleave(32, 3).repeat_interleave(32, 4)
+    def decode(self, latents_BCfhw: Tensor) -> Tensor:
+        big = latents_BCfhw.repeat_interleave(32, 3).repeat_interleave(32, 4)
         return torch.cat([big[:, :, :1], big[:, :, 1:].repeat_interleave(8, 2)], dim=2)
 
     def embed(self, prompts: list[str]) -> Text:
         self.prompts += prompts
         return Text(torch.zeros(1, 16, 4), torch.ones(1, 16, dtype=torch.bool))
 
-    def velocity(self, sequence: Sequence, sigma: float, text: Text, *, attention="self", cache=None) -> Tensor:
+    def velocity(
+        self, sequence: Sequence, sigma: Any, text: Text, *, attention: Any = "self", cache: Any = None
+    ) -> Tensor:
         if not self.calls:
             self.noise = sequence.tokens[:, : sequence.num_target].clone()
         self.calls.append((sequence, sigma, attention, cache))
@@ -128,7 +132,8 @@ def test_loop_follows_the_schedule_and_makes_the_cache_once() -> None:
 
 def test_joint_attention_uses_no_cache() -> None:
     """Joint tokens change at every step, so nothing may be kept; the LoRA's header decides, an argument overrides."""
-    for adapter, attention in ((Adapter(Path("x"), "joint", 1), None), (SELF, "joint")):
+    cases: list[tuple[Adapter, Attention | None]] = [(Adapter(Path("x"), "joint", 1), None), (SELF, "joint")]
+    for adapter, attention in cases:
         editor, oracle = editor_of(adapter)
         editor.edit(clip_of(), FRAME, steps=1, attention=attention)
         assert oracle.caches == [] and oracle.calls[0][2:] == ("joint", None)

@@ -112,7 +112,7 @@ def test_finished_run_is_left_as_it_is(tmp_path: Path, run: Run, console: Consol
     [
         ({"rank": 8, "steps": 9}, r"rank \(was 4, now 8\); steps \(was 8, now 9\)"),
         ({"resume": False}, "holds a run already"),
-        ({"backbone_seed": 1}, r"another backbone \(other weights\)"),
+        ({"backbone_seed": 1}, "another content of: backbone, VAE, text encoder"),
     ],
 )
 def test_another_run_in_the_folder_is_refused_untouched(
@@ -131,7 +131,7 @@ def test_other_data_is_refused(tmp_path: Path, run: Run, monkeypatch: pytest.Mon
     run(tmp_path)
     others = (tiny_run.NoiseClips(seed=3), tiny_run.NoiseClips("validation", count=2, seed=7))
     monkeypatch.setattr(trainer, "open_clips", lambda *_: others)
-    with pytest.raises(SyncloraError, match=r"another data \(other pairs\)"):
+    with pytest.raises(SyncloraError, match=r"another content of: data\."):
         run(tmp_path)
 
 

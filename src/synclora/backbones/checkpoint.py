@@ -19,6 +19,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
+from transformers.utils import logging
 
 from synclora.errors import SyncloraError
 
@@ -80,7 +81,7 @@ def read_settings(where: str | Path) -> Settings:
             raise SyncloraError(f"{where}: {_unreachable(error)}") from error
         except EntryNotFoundError:
             return Settings()
-        except (HfHubHTTPError, OSError) as error:
+        except (HfHubHTTPError, OSError, ValueError) as error:
             raise SyncloraError(f"{where}: {_unreachable(error)}") from error
     if not path.exists():
         return Settings()
@@ -143,12 +144,17 @@ def load_part(where: str | Path, part: str, from_pretrained: Callable[..., T]) -
             f"{where}: has no {part} folder. A model in the diffusers layout is needed (model_index.json, transformer,"
             " vae, text_encoder, tokenizer); fetch it again whole."
         )
+    bars_wanted = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # one a folder, for milliseconds
     try:
         return from_pretrained(subfolder=part, local_files_only=local)
     except _LOAD_ERRORS as error:
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         way_out = "Fetch the model again." if local else _unreachable(error)
         raise SyncloraError(f"{where}/{part}: cannot be loaded ({said}). {way_out}") from error
+    finally:
+        if bars_wanted:
+            logging.enable_progress_bar()
 
 
 def _unreachable(error: Exception) -> str:

@@ -47,19 +47,19 @@ def write_comparison(
 
 
 def write_strip(path: Path | str, source: Clip, edited: Clip, frames: list[int]) -> None:
-    """Write a PNG: the chosen frames of the source over those of the edit, labelled with frame number and time.
+    """Write a PNG: the chosen frames of the source over those of the edit, labelled, with frame number and time.
 
     Raises:
         SyncloraError: clips of unequal size, length or rate.
     """
     _check_same(source, edited)
     zoom = _zoom(source.frames)
-    width = source.width * zoom
     labels = [f"frame {index}   {index / float(source.fps):.2f} s" for index in frames]
-    rows = [_label_row(labels, width)]
-    for clip in (source, edited):
-        cells = [_enlarge(clip.frames[index], zoom) for index in frames]
-        rows.append(_beside(cells))
+    corner = torch.tensor(PAPER, dtype=torch.uint8).expand(LABEL_HEIGHT, LABEL_HEIGHT, 3)
+    rows = [_beside([corner, _label_row(labels, source.width * zoom)])]
+    for name, clip in (("source", source), ("edited", edited)):
+        side = _label_row([name], clip.height * zoom).rot90()  # read upwards, beside its row
+        rows.append(_beside([side, *(_enlarge(clip.frames[index], zoom) for index in frames)]))
     paper = torch.tensor(PAPER, dtype=torch.uint8).expand(GAP, rows[0].shape[1], 3)
     picture = torch.cat([rows[0], rows[1], paper, rows[2]])
     with atomic_path(path) as temporary:

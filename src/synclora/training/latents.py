@@ -1,10 +1,12 @@
 """Encoded clips and prompts on disk, so that training never runs the VAE or the text encoder.
 
     CACHE/train.json                  what the latents were made from, and each shard's sha256
-    CACHE/train-00000.safetensors     latents bf16 [n, C, f, h, w]; prompts: text bf16 [all tokens, D], lengths [n]
+    CACHE/train-00000.safetensors     latents bf16 [n, C, f, h, w]; the clips' captions in the header
+    CACHE/train-text.safetensors      embedded captions: text bf16 [all tokens, D], lengths [clips]
 
-A shard is written atomically and listed after it is whole, so encoding resumes shard by shard. When the encoders, the
-data or the size of the clips change, the cache is stale and made again, with a notice; a damaged shard likewise.
+A shard is written atomically and listed after it is whole, so encoding resumes shard by shard. When the VAE, the data
+or the size of the clips change, the latents are stale and made again, with a notice; a damaged shard likewise. Captions
+are embedded anew, without touching a clip, when the text encoder changes.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ from synclora.clip import to_model
 from synclora.diffusion.lora import fingerprint
 from synclora.errors import SyncloraError
 from synclora.training.clips import ClipSet
-from synclora.training.tensors import make_folder, write_tensors
+from synclora.training.tensors import make_folder, read_tensors, write_tensors
 
-FORMAT = 1
+FORMAT = 2
+CAPTIONS_AT_ONCE = 64
 PIXELS_AT_ONCE = 4_000_000  # frames * height * width encoded in one batch; bounds memory, not results
 TEXT_MULTIPLE = 16  # prompts of a batch are padded to a multiple of this many tokens
 
@@ -41,16 +44,27 @@ class LatentCache:
         self.made_from = {
             "format": str(FORMAT),
             "data": clips.content,
-            "encoders": encoders_fingerprint(backbone),
+            "vae": module_fingerprint(backbone, "vae"),
             "geometry": repr(backbone.geometry),
         }
         self._place = {clip: (shard, at) for shard, part in enumerate(clips.shards) for at, clip in enumerate(part)}
         self._open: dict[int, Any] = {}
-        self._texts: dict[int, tuple[Tensor, Tensor]] = {}
+        self._captions: dict[int, list[str]] = {}
+        self._text: tuple[Tensor, Tensor] | None = None
+        self._notice: Callable[[str], None] = lambda _: None
 
-    def fill(self, notice: Callable[[str], None] = lambda _: None) -> int:
-        """Encode what is not on disk whole and fresh; returns the number of shards encoded. See `steps`."""
-        return sum(self.steps(notice))
+    def fill(
+        self, notice: Callable[[str], None] = lambda _: None, progress: Callable[[int, int], None] = lambda *_: None
+    ) -> int:
+        """Encode what is not on disk whole and fresh; returns the number of shards encoded. See `steps`.
+
+        `progress` is told `(shards ready, shards in all)`.
+        """
+        made = 0
+        for done, encoded in enumerate(self.steps(notice), start=1):
+            made += encoded
+            progress(done, len(self.clips.shards))
+        return made
 
     def steps(self, notice: Callable[[str], None] = lambda _: None) -> Generator[bool, None, None]:
         """Fill the cache one shard at a time, yielding for each whether it had to be encoded.
@@ -62,6 +76,7 @@ class LatentCache:
             SyncloraError: the folder cannot be written, the disk is full, a clip cannot be read, or the encoder makes
                 values that are not numbers.
         """
+        self._notice = notice
         make_folder(self.folder)
         self._sweep()
         listed = self._fresh_list(notice)
@@ -71,7 +86,8 @@ class LatentCache:
             if recorded is not None and found != recorded:
                 notice(f"{path}: {'missing' if found is None else 'damaged'}; it is encoded again.")
             if recorded is None or found != recorded:
-                write_tensors(path, self._encode(shard))
+                latents, captions = self._encode(shard)
+                write_tensors(path, {"latents": latents}, {"captions": json.dumps(captions)})
                 listed[path.name] = _sha256(path) or ""
                 write_json(self._list_path, {"made_from": self.made_from, "shards": listed})
                 yield True
@@ -88,19 +104,21 @@ class LatentCache:
 
     def text(self, clips: list[int]) -> list[Tensor]:
         """Each clip's embedded prompt, float32 [T, D], without padding; see `pad_texts`."""
-        result = []
+        if self._text is None:
+            self._text = self._embedded_captions()
+        text, ends = self._text
+        starts = [int(ends[clip - 1]) if clip else 0 for clip in clips]
+        return [text[start : int(ends[clip])].float() for start, clip in zip(starts, clips, strict=True)]
+
+    def captions(self, clips: list[int]) -> list[str]:
+        """Each clip's caption, in words."""
+        rows = []
         for clip in clips:
             shard, at = self._place[clip]
-            ends, text = self._text_of(shard)
-            start = int(ends[at - 1]) if at else 0
-            result.append(text[start : int(ends[at])].float())
-        return result
-
-    def _text_of(self, shard: int) -> tuple[Tensor, Tensor]:
-        if shard not in self._texts:
-            file = self._file(shard)
-            self._texts[shard] = (file.get_tensor("lengths").cumsum(0), file.get_tensor("text"))
-        return self._texts[shard]
+            if shard not in self._captions:
+                self._captions[shard] = json.loads(self._file(shard).metadata()["captions"])
+            rows.append(self._captions[shard][at])
+        return rows
 
     def _file(self, shard: int) -> Any:
         if shard not in self._open:
@@ -112,7 +130,7 @@ class LatentCache:
                 ) from error
         return self._open[shard]
 
-    def _encode(self, shard: int) -> dict[str, Tensor]:
+    def _encode(self, shard: int) -> tuple[Tensor, list[str]]:
         frames_nFHW3, captions = self.clips.load(shard)
         count, pixels = len(frames_nFHW3), frames_nFHW3[0].numel() // 3
         at_once = max(1, PIXELS_AT_ONCE // pixels)
@@ -121,19 +139,42 @@ class LatentCache:
             video = torch.cat([to_model(frames) for frames in frames_nFHW3[first : first + at_once]])
             latents.append(self.backbone.encode(video.to(self.backbone.device)).cpu())
         joined = torch.cat(latents)
-        text = self.backbone.embed(captions)
-        prompts = [hidden[mask].cpu() for hidden, mask in zip(text.hidden, text.mask, strict=True)]
-        for clip, caption, latent, prompt in zip(self.clips.shards[shard], captions, joined, prompts, strict=True):
-            if not (latent.isfinite().all() and prompt.isfinite().all()):
-                raise SyncloraError(
-                    f"clip {clip} of the {self.clips.name} data ({caption!r}) encodes to values that are not numbers. "
-                    f"Check the weights of the backbone {self.backbone.name}, or set precision: fp32."
-                )
-        return {
-            "latents": joined.to(torch.bfloat16),
-            "text": torch.cat(prompts).to(torch.bfloat16),
-            "lengths": torch.tensor([len(prompt) for prompt in prompts]),
+        for clip, caption, latent in zip(self.clips.shards[shard], captions, joined, strict=True):
+            self._check(latent, f"clip {clip} of the {self.clips.name} data ({caption!r})")
+        return joined.to(torch.bfloat16), captions
+
+    def _embedded_captions(self) -> tuple[Tensor, Tensor]:
+        """All tokens [tokens, D] and where each clip's end [clips]; embedded when first asked for, then read."""
+        captions = self.captions([clip for part in self.clips.shards for clip in part])
+        made_from = {
+            "text_encoder": module_fingerprint(self.backbone, "text_encoder"),
+            "captions": hashlib.sha256(json.dumps(captions).encode()).hexdigest(),
         }
+        if self._text_path.exists():
+            try:
+                stored, found = read_tensors(self._text_path)
+                if found == made_from:
+                    return stored["text"], stored["lengths"].cumsum(0)
+                self._notice(f"{self._text_path}: text encoder or captions changed; the captions are embedded again.")
+            except SyncloraError:
+                self._notice(f"{self._text_path}: damaged; the captions are embedded again.")
+        prompts: list[Tensor] = []
+        for first in range(0, len(captions), CAPTIONS_AT_ONCE):
+            text = self.backbone.embed(captions[first : first + CAPTIONS_AT_ONCE])
+            prompts += [hidden[mask].cpu() for hidden, mask in zip(text.hidden, text.mask, strict=True)]
+        for caption, prompt in zip(captions, prompts, strict=True):
+            self._check(prompt, f"the caption {caption!r}")
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        text = torch.cat(prompts).to(torch.bfloat16)
+        write_tensors(self._text_path, {"text": text, "lengths": lengths}, made_from)
+        return text, lengths.cumsum(0)
+
+    def _check(self, encoded: Tensor, what: str) -> None:
+        if not encoded.isfinite().all():
+            raise SyncloraError(
+                f"{what} encodes to values that are not numbers. "
+                f"Check the weights of the backbone {self.backbone.name}, or set precision: fp32."
+            )
 
     def _fresh_list(self, notice: Callable[[str], None]) -> dict[str, str]:
         """sha256 of each shard that was made from what we have now; empties a stale cache."""
@@ -152,6 +193,9 @@ class LatentCache:
         if not shards:
             for path in self.folder.glob(f"{self.clips.name}-*.safetensors"):
                 path.unlink()
+            self._open.clear()
+            self._captions.clear()
+            self._text = None
         return shards
 
     def _sweep(self) -> None:
@@ -161,6 +205,10 @@ class LatentCache:
 
     def _path(self, shard: int) -> Path:
         return self.folder / f"{self.clips.name}-{shard:05d}.safetensors"
+
+    @property
+    def _text_path(self) -> Path:
+        return self.folder / f"{self.clips.name}-text.safetensors"
 
     @property
     def _list_path(self) -> Path:
@@ -176,14 +224,10 @@ def pad_texts(texts: list[Tensor]) -> Text:
     return Text(hidden, torch.arange(hidden.shape[1])[None] < lengths[:, None])
 
 
-def encoders_fingerprint(backbone: Backbone) -> str:
-    """An identity of what turns clips and prompts into latents and text: the VAE's and the text encoder's weights."""
-    digest = hashlib.sha256()
-    for name in ("vae", "text_encoder"):
-        module = getattr(backbone, name, None)
-        if isinstance(module, nn.Module):
-            digest.update(f"{name} {fingerprint(module)}".encode())
-    return digest.hexdigest()
+def module_fingerprint(backbone: Backbone, name: str) -> str:
+    """An identity of the weights of one part of a backbone; "none" where it has no such part."""
+    module = getattr(backbone, name, None)
+    return fingerprint(module) if isinstance(module, nn.Module) else "none"
 
 
 def _sha256(path: Path) -> str | None:

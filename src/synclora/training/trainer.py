@@ -32,7 +32,7 @@ from synclora.diffusion.lora import TARGETS, add_lora, save_lora
 from synclora.errors import SyncloraError
 from synclora.training.clips import open_clips
 from synclora.training.config import TrainConfig, differences, load_config
-from synclora.training.latents import LatentCache
+from synclora.training.latents import LatentCache, module_fingerprint
 from synclora.training.log import RunLog
 from synclora.training.objective import Draws, load_batch, precision_context, velocity_loss
 from synclora.training.state import (
@@ -99,7 +99,12 @@ class _Run:
         self.pairs = LatentCache(folder, train_clips, backbone)
         self.held_out = LatentCache(folder, held_out_clips, backbone)
         # The frozen base and the data, beside the configuration, are what a resume must find unchanged.
-        self.origin = {"backbone": backbone.fingerprint(), "data": train_clips.identity}
+        self.origin = {
+            "backbone": backbone.fingerprint(),
+            "VAE": module_fingerprint(backbone, "vae"),
+            "text encoder": module_fingerprint(backbone, "text_encoder"),
+            "data": train_clips.identity,
+        }
 
         torch.manual_seed(config.seed)  # LoRA's initial weights
         parameters = _add_lora(config, backbone)
@@ -204,9 +209,8 @@ class _Run:
         extra, self.state.extra = self.state.extra, self.origin
         changed = [name for name, value in self.origin.items() if extra.get(name) != value]
         if changed:
-            what = {"backbone": "backbone (other weights)", "data": "data (other pairs)"}
             raise SyncloraError(
-                f"{checkpoint}: this run was started with another {' and another '.join(what[c] for c in changed)}. "
+                f"{checkpoint}: this run was started with another content of: {', '.join(changed)}. "
                 "Bring it back to go on, or choose another output."
             )
 
