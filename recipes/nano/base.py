@@ -1,6 +1,6 @@
 """Step 2 of nano: the base image-to-video model. It knows first frame + caption -> video, and no reference.
 
-    CPU:  python recipes/nano/base.py --vae runs/nano/vae/model --pool runs/nano/pool --output runs/nano/base --steps 3000
+    CPU:  python recipes/nano/base.py --vae runs/nano/vae/model --pool runs/nano/pool --output runs/nano/base
     GPU:  python recipes/nano/base.py --vae runs/nano/vae/model --pool runs/nano/pool --output runs/nano/base \
               --steps 30000 --batch 128 --device cuda
 
@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
+from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
+from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
 from model import GEOMETRY, new_text_encoder, new_transformer, save_nano
 from muon import Muon
 from rich.progress import track
@@ -54,6 +55,7 @@ def embed(backbone: LTXVideoBackbone, captions: list[str]) -> Text:
         captions, max_length=backbone.prompt_tokens, truncation=True, padding=True, pad_to_multiple_of=16,
         return_tensors="pt",
     ).to(backbone.device)  # fmt: skip
+    assert backbone.text_encoder is not None
     hidden = backbone.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
     return Text(hidden, tokens.attention_mask.bool())
 
@@ -88,14 +90,16 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--pool", type=Path, required=True, help="folder of rendered clips; filled as needed")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--motions", type=int, default=1200)
+    parser.add_argument("--motions", type=int, default=512)
     parser.add_argument("--looks", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--from", dest="start", type=Path, help="nano folder whose transformer and text encoder to start from")
+    parser.add_argument(
+        "--from", dest="start", type=Path, help="nano folder whose transformer and text encoder to start from"
+    )
     parser.add_argument("--checkpoint-every", type=int, default=250)
     arguments = parser.parse_args()
 
@@ -107,7 +111,9 @@ def main() -> None:
         transformer, text_encoder = new_transformer(), new_text_encoder()
     vae = AutoencoderKLLTXVideo.from_pretrained(arguments.vae, torch_dtype=torch.bfloat16).eval()
     backbone = LTXVideoBackbone.from_modules(
-        *(module.to(arguments.device) for module in (transformer, vae, text_encoder)),
+        transformer.to(arguments.device),
+        vae.to(arguments.device),
+        text_encoder.to(arguments.device),
         ByT5Tokenizer(extra_ids=0),
         name="nano",
         **GEOMETRY,

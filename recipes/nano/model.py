@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKLLTXVideo,
-    FlowMatchEulerDiscreteScheduler,
-    LTXConditionPipeline,
-    LTXVideoTransformer3DModel,
-)
+from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
+from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
+from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXConditionPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from torch import nn
 from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
 from synclora.backbones.base import Geometry
@@ -31,15 +31,16 @@ GEOMETRY = {"width": 128, "height": 128, "frames": 33, "fps": 25.0, "prompt_toke
 
 
 def new_vae() -> AutoencoderKLLTXVideo:
-    """The 0.9.5 layout of the LTX VAE (space-to-depth residual sampling): 8-pixel patches, then two samplings.
+    """The 0.9.5 layout of the LTX VAE (space-to-depth residual sampling): 4-pixel patches, then two samplings.
 
-    A token spans 32x32 pixels as in LTX-Video, but 4 frames instead of 8: small pictures hold more detail a pixel.
+    A token spans 16x16 pixels by 4 frames where LTX-Video's spans 32x32 by 8: a small picture holds more detail a pixel,
+    and an eye of nano's is five pixels wide.
     """
     vae = AutoencoderKLLTXVideo(
         latent_channels=128,
-        block_out_channels=(96, 128, 128),
+        block_out_channels=(64, 128, 128),
         down_block_types=("LTXVideo095DownBlock3D",) * 2,
-        decoder_block_out_channels=(96, 128),
+        decoder_block_out_channels=(64, 128),
         layers_per_block=(1, 1, 1),
         decoder_layers_per_block=(1, 1, 1),
         spatio_temporal_scaling=(True,) * 2,
@@ -48,15 +49,16 @@ def new_vae() -> AutoencoderKLLTXVideo:
         downsample_type=("spatiotemporal",) * 2,
         upsample_residual=(True,) * 2,
         upsample_factor=(1, 2),
-        patch_size=8,
-        spatial_compression_ratio=32,
+        patch_size=4,
+        spatial_compression_ratio=16,
         temporal_compression_ratio=4,
     )
-    # The last channel is the posterior's log variance. It stays what it is here: training adds noise of this size to latents
-    # of about unit scale. Learnt freely, it grew before the decoder had any use for latents, and drowned them.
-    last = vae.encoder.conv_out.conv
-    torch.nn.init.zeros_(last.weight[-1:])
-    torch.nn.init.constant_(last.bias[-1:], 2 * math.log(LATENT_NOISE))
+    # The last channel is the posterior's log variance. It stays what it is here: training adds noise of this size to
+    # latents of about unit scale. Learnt freely, it grew before the decoder had any use for latents, and drowned them.
+    last: Any = vae.encoder.conv_out.conv
+    with torch.no_grad():
+        last.weight[-1:].zero_()
+        last.bias[-1:].fill_(2 * math.log(LATENT_NOISE))
     return vae
 
 
@@ -73,7 +75,8 @@ def new_transformer() -> LTXVideoTransformer3DModel:
     )
     torch.nn.init.zeros_(transformer.proj_out.weight)
     torch.nn.init.zeros_(transformer.proj_out.bias)
-    for block in transformer.transformer_blocks:
+    blocks: Any = transformer.transformer_blocks
+    for block in blocks:
         torch.nn.init.zeros_(block.attn2.to_out[0].weight)
     return transformer
 
@@ -99,7 +102,7 @@ def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
 
     Fixed, because diffusers' LTXConditionPipeline does not hand a schedule the mu that a dynamic shift needs.
     """
-    window = Geometry(**{key: GEOMETRY[key] for key in ("width", "height", "frames", "fps")}, temporal=4)
+    window = Geometry(**{key: GEOMETRY[key] for key in ("width", "height", "frames", "fps")}, spatial=16, temporal=4)
     f, h, w = window.latent_grid()
     return FlowMatchEulerDiscreteScheduler(shift=round(math.exp(shift_mu(f * h * w)), 4))
 
@@ -111,14 +114,10 @@ def save_nano(
     text_encoder: T5EncoderModel,
 ) -> None:
     """Write an ordinary diffusers folder in bf16, plus `synclora.json` with the window nano was trained on."""
-    pipeline = LTXConditionPipeline(
-        scheduler=new_scheduler(),
-        vae=vae.to(torch.bfloat16),
-        text_encoder=text_encoder.to(torch.bfloat16),
-        tokenizer=ByT5Tokenizer(extra_ids=0),
-        transformer=transformer.to(torch.bfloat16),
-    )
-    pipeline.save_pretrained(folder)
+    for module in (vae, transformer, text_encoder):
+        nn.Module.to(module, torch.bfloat16)
+    parts: dict[str, Any] = {"scheduler": new_scheduler(), "tokenizer": ByT5Tokenizer(extra_ids=0)}
+    LTXConditionPipeline(vae=vae, transformer=transformer, text_encoder=text_encoder, **parts).save_pretrained(folder)
     (folder / "synclora.json").write_text(json.dumps(GEOMETRY, indent=2) + "\n")
 
 

@@ -1,7 +1,7 @@
-"""Muon: momentum whose every matrix is made orthogonal before it is applied (Jordan et al., 2024, "Muon: An optimizer for
-hidden layers in neural networks"). On nano's VAE it reaches in 60 steps what AdamW reaches in well over 100.
+"""Muon: momentum whose every matrix is made orthogonal before it is applied (Jordan et al., 2024, "Muon: An optimizer
+for hidden layers in neural networks"). On nano's VAE it reaches in 60 steps what AdamW reaches in well over 100.
 
-torch.optim.Muon takes matrices only; here convolutions are matrices of [out, in * kernel], and biases and norms get Adam.
+torch.optim.Muon takes matrices only; here convolutions are matrices of [out, in * kernel], and biases get Adam.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ RMS = 0.2  # size of an update relative to lr, as AdamW's typically is, so that 
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for tensors of two or more dimensions, Adam for the rest, with one learning rate and decoupled weight decay."""
+    """Muon for tensors of two or more dimensions, Adam for the rest; one learning rate, decoupled weight decay."""
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
@@ -28,32 +28,30 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                state = self.state[parameter]
-                update = self._matrix(parameter, state) if parameter.ndim >= 2 else self._adam(parameter, state)
+                state, make = self.state[parameter], self._matrix if parameter.ndim >= 2 else self._adam
+                update = make(parameter.grad, state)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
 
-    def _matrix(self, parameter: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def _matrix(self, gradient: Tensor, state: dict[str, Tensor]) -> Tensor:
         if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        momentum = state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
-        nesterov = parameter.grad.lerp(momentum, MOMENTUM).flatten(1)
-        return (orthogonal(nesterov) * (RMS * max(nesterov.shape) ** 0.5)).view_as(parameter)
+            state["momentum"] = torch.zeros_like(gradient)
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        nesterov = gradient.lerp(momentum, MOMENTUM).flatten(1)
+        return (orthogonal(nesterov) * (RMS * max(nesterov.shape) ** 0.5)).view_as(gradient)
 
-    def _adam(self, parameter: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def _adam(self, gradient: Tensor, state: dict[str, Tensor]) -> Tensor:
         if not state:
-            state.update(
-                first=torch.zeros_like(parameter), second=torch.zeros_like(parameter), step=torch.zeros(())
-            )
+            state.update(first=torch.zeros_like(gradient), second=torch.zeros_like(gradient), step=torch.zeros(()))
         state["step"] += 1
         first, second = ADAM_BETAS
-        state["first"].lerp_(parameter.grad, 1 - first)
-        state["second"].lerp_(parameter.grad.square(), 1 - second)
+        state["first"].lerp_(gradient, 1 - first)
+        state["second"].lerp_(gradient.square(), 1 - second)
         steps = state["step"].item()
         return state["first"] / (1 - first**steps) / ((state["second"] / (1 - second**steps)).sqrt() + 1e-8)
 
 
 def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly: singular values between about 0.7 and 1.2, by Newton-Schulz in bf16."""
+    """The nearest semi-orthogonal matrix, roughly: singular values of about 0.7 to 1.2, by Newton-Schulz in bf16."""
     x = matrix.bfloat16()
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x

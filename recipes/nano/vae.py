@@ -17,11 +17,12 @@ import time
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLLTXVideo
+from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from model import LATENT_NOISE, new_vae
 from muon import Muon
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
 from synclora.atomic import atomic_path
 from synclora.training.pool import ClipPool
@@ -75,12 +76,22 @@ def reconstruction_loss(y: Tensor, x: Tensor, ramp: float = 1.0) -> Tensor:
     return (error.abs() * weight).mean() + ramp * EDGE_WEIGHT * edges
 
 
+def encode(vae: AutoencoderKLLTXVideo, x: Tensor) -> DiagonalGaussianDistribution:
+    """The posterior over latents of video [B, 3, F, H, W] in [-1, 1]."""
+    return vae.encode(x, return_dict=False)[0]
+
+
+def decode(vae: AutoencoderKLLTXVideo, latents: Tensor) -> Tensor:
+    """Video [B, 3, F, H, W] float32."""
+    return vae.decode(latents, return_dict=False)[0].float()
+
+
 def step_loss(vae: AutoencoderKLLTXVideo, x: Tensor, ramp: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """(total loss, mean square of the latents); the posterior's noise is drawn on the CPU from `generator`."""
     with torch.autocast(x.device.type, torch.bfloat16):
-        mean = vae.encode(x).latent_dist.mean.float()
+        mean = encode(vae, x).mean.float()
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        y = vae.decode(mean + ramp * LATENT_NOISE * noise).sample.float()
+        y = decode(vae, mean + ramp * LATENT_NOISE * noise)
     power = mean.square().mean()
     return reconstruction_loss(y, x, ramp) + SCALE_WEIGHT * (power - 1).clamp(min=0), power
 
@@ -93,7 +104,7 @@ def validation_psnr(vae: AutoencoderKLLTXVideo, pool: ClipPool) -> float:
         clip = pool.clip(motion, motion % pool.looks)
         x = (clip.float() / 127.5 - 1).permute(3, 0, 1, 2)[None].to(vae.device)
         with torch.autocast(x.device.type, torch.bfloat16):
-            y = vae.decode(vae.encode(x).latent_dist.mode()).sample.float().clamp(-1, 1)
+            y = decode(vae, encode(vae, x).mode()).clamp(-1, 1)
         values.append(-10 * torch.log10(((y - x) / 2).square().mean()))
     return torch.stack(values).mean().item()
 
@@ -105,7 +116,7 @@ def measure_latents(vae: AutoencoderKLLTXVideo, pool: ClipPool, motions: int) ->
     for motion in range(min(motions, pool.motions)):
         x = (pool.clip(motion, motion % pool.looks).float() / 127.5 - 1).permute(3, 0, 1, 2)[None].to(vae.device)
         with torch.autocast(x.device.type, torch.bfloat16):
-            latents.append(vae.encode(x).latent_dist.mode().float().transpose(0, 1).flatten(1))
+            latents.append(encode(vae, x).mode().float().transpose(0, 1).flatten(1))
     values = torch.cat(latents, 1)
     vae.latents_mean.copy_(values.mean(1))
     vae.latents_std.copy_(values.std(1))
@@ -115,11 +126,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train nano's video autoencoder.")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--pool", type=Path, required=True, help="folder of rendered clips; filled as needed")
-    parser.add_argument("--motions", type=int, default=1200)
+    parser.add_argument("--motions", type=int, default=512)
     parser.add_argument("--looks", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--frames", type=int, default=17, help="frames of a training clip, 8k + 1")
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--batch", type=int, default=6)
+    parser.add_argument("--frames", type=int, default=9, help="frames of a training clip, 8k + 1")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
@@ -132,7 +143,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     vae = AutoencoderKLLTXVideo.from_pretrained(arguments.start) if arguments.start else new_vae()
-    vae = vae.float().to(arguments.device)
+    nn.Module.to(vae, arguments.device, torch.float32)
     if arguments.decoder_only:
         vae.encoder.requires_grad_(False)
     pool = ClipPool(arguments.pool, arguments.motions, arguments.looks, device=arguments.device)
@@ -159,7 +170,12 @@ def main() -> None:
         state.step = step + 1
         last = state.step == arguments.steps
         if state.step % 20 == 0:
-            record = {"step": state.step, "loss": loss.item(), "latent_power": power.item(), "seconds": round(time.time() - started, 1)}
+            record = {
+                "step": state.step,
+                "loss": loss.item(),
+                "latent_power": power.item(),
+                "seconds": round(time.time() - started, 1),
+            }
             if state.step % arguments.checkpoint_every == 0 or last:
                 record["validation_psnr"] = validation_psnr(vae, held_out)
             print(json.dumps(record), flush=True)
@@ -171,7 +187,8 @@ def main() -> None:
     if not arguments.decoder_only:
         measure_latents(vae, pool, 256)
     with atomic_path(arguments.output / "model") as folder:
-        vae.to(torch.bfloat16).save_pretrained(folder)
+        nn.Module.to(vae, torch.bfloat16)
+        vae.save_pretrained(folder)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tiny_run"])
 
 
-def start(config: Path) -> multiprocessing.process.BaseProcess:
+def start(config: Path) -> BaseProcess:
     run = SERVER.Process(target=tiny_run.main, args=(str(config),))
     run.start()
     return run

@@ -39,11 +39,13 @@ class _Model(BaseModel):
 class Procedural(_Model):
     """Drawn portraits: `motions` motions in `looks` looks each; every ordered pair of looks of a motion is a pair."""
 
-    motions: int = Field(1500, ge=1, description="number of motions, each with its own portrait seed")
-    looks: int = Field(3, ge=2, description="looks each motion is drawn in; gives looks * (looks - 1) pairs a motion")
-    seed: int = Field(0, ge=0, description="portrait seed of the first motion; the others follow on")
+    motions: int = Field(default=1500, ge=1, description="number of motions, each with its own portrait seed")
+    looks: int = Field(
+        default=3, ge=2, description="looks each motion is drawn in; gives looks * (looks - 1) pairs a motion"
+    )
+    seed: int = Field(default=0, ge=0, description="portrait seed of the first motion; the others follow on")
     pool: Path | None = Field(
-        None, description="folder of rendered clips to share between runs; none: keep only latents"
+        default=None, description="folder of rendered clips to share between runs; none: keep only latents"
     )
 
     @model_validator(mode="after")
@@ -59,13 +61,15 @@ class Procedural(_Model):
 class Data(_Model):
     """What to learn from: exactly one of `pairs` and `procedural`."""
 
-    pairs: Path | None = Field(None, description="folder of a pair store")
-    procedural: Procedural | None = Field(None, description="drawn portraits, rendered straight into the cache")
-    validation: int = Field(8, ge=1, description="held-out pairs (of a store) or motions (drawn); never trained on")
-    frames: int | None = Field(
-        None, ge=1, description="frames of each training clip, 8k+1; none: the backbone's window"
+    pairs: Path | None = Field(default=None, description="folder of a pair store")
+    procedural: Procedural | None = Field(default=None, description="drawn portraits, rendered straight into the cache")
+    validation: int = Field(
+        default=8, ge=1, description="held-out pairs (of a store) or motions (drawn); never trained on"
     )
-    cache: Path | None = Field(None, description="folder for encoded clips and prompts; none: OUTPUT/cache")
+    frames: int | None = Field(
+        default=None, ge=1, description="frames of each training clip, 8k+1; none: the backbone's window"
+    )
+    cache: Path | None = Field(default=None, description="folder for encoded clips and prompts; none: OUTPUT/cache")
 
     @model_validator(mode="after")
     def _one_source(self) -> Data:
@@ -77,34 +81,48 @@ class Data(_Model):
 class TrainConfig(_Model):
     """A LoRA training run."""
 
-    backbone: str = Field("nano", description="name of a shipped backbone, a folder or a hub id; stays frozen")
+    backbone: str = Field(default="nano", description="name of a shipped backbone, a folder or a hub id; stays frozen")
     output: Path = Field(description="folder of this run: adapter, checkpoints, logs, samples, cache")
     data: Data = Field(description="what to learn from")
-    attention: Literal["self", "joint"] = Field("self", description="who reads the source: self (fast) or joint")
-    rank: int = Field(64, ge=1, description="rank of the LoRA matrices")
-    alpha: float | None = Field(None, gt=0, description="LoRA scale times rank; none: equal to rank (scale 1)")
-    targets: list[str] | None = Field(None, description="names of the layers that get a LoRA; none: attention and ff")
-    steps: int = Field(2000, ge=1, description="optimizer steps")
-    batch: int = Field(16, ge=1, description="pairs in one forward pass")
-    accumulation: int = Field(1, ge=1, description="forward passes whose gradients make one step")
-    lr: float = Field(2e-4, gt=0, description="highest learning rate (AdamW), reached after warmup")
-    warmup: int = Field(100, ge=0, description="steps over which the learning rate rises; then half a cosine down to 0")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
-    grad_clip: float = Field(1.0, gt=0, description="largest allowed norm of the gradient of all LoRA weights together")
-    caption_dropout: float = Field(0.1, ge=0, le=1, description="probability of replacing a prompt by the empty one")
-    seed: int = Field(0, ge=0, description="seed of initial weights, data order, noise levels and noise")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train; auto: cuda if there is one")
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="of the frozen base; LoRA weights stay fp32")
-    gradient_checkpointing: bool = Field(
-        False, description="recompute activations in backward: less memory, 1/3 slower"
+    attention: Literal["self", "joint"] = Field(
+        default="self", description="who reads the source: self (fast) or joint"
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads; none: torch's choice")
-    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints: the most work a kill can cost")
-    keep: int = Field(2, ge=1, description="newest checkpoints to keep")
-    validate_every: int = Field(200, ge=1, description="steps between held-out losses")
-    sample_every: int = Field(500, ge=1, description="steps between sample edits")
-    samples: int = Field(3, ge=0, description="held-out pairs edited for the sample strips; 0: none")
-    log_every: int = Field(10, ge=1, description="steps between log lines")
+    rank: int = Field(default=64, ge=1, description="rank of the LoRA matrices")
+    alpha: float | None = Field(default=None, gt=0, description="LoRA scale times rank; none: equal to rank (scale 1)")
+    targets: list[str] | None = Field(
+        default=None, description="names of the layers that get a LoRA; none: attention and ff"
+    )
+    steps: int = Field(default=2000, ge=1, description="optimizer steps")
+    batch: int = Field(default=16, ge=1, description="pairs in one forward pass")
+    accumulation: int = Field(default=1, ge=1, description="forward passes whose gradients make one step")
+    lr: float = Field(default=2e-4, gt=0, description="highest learning rate (AdamW), reached after warmup")
+    warmup: int = Field(
+        default=100, ge=0, description="steps over which the learning rate rises; then half a cosine down to 0"
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW weight decay")
+    grad_clip: float = Field(
+        default=1.0, gt=0, description="largest allowed norm of the gradient of all LoRA weights together"
+    )
+    caption_dropout: float = Field(
+        default=0.1, ge=0, le=1, description="probability of replacing a prompt by the empty one"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of initial weights, data order, noise levels and noise")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="where to train; auto: cuda if there is one"
+    )
+    precision: Literal["bf16", "fp32"] = Field(default="bf16", description="of the frozen base; LoRA weights stay fp32")
+    gradient_checkpointing: bool = Field(
+        default=False, description="recompute activations in backward: less memory, 1/3 slower"
+    )
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; none: torch's choice")
+    checkpoint_every: int = Field(
+        default=100, ge=1, description="steps between checkpoints: the most work a kill can cost"
+    )
+    keep: int = Field(default=2, ge=1, description="newest checkpoints to keep")
+    validate_every: int = Field(default=200, ge=1, description="steps between held-out losses")
+    sample_every: int = Field(default=500, ge=1, description="steps between sample edits")
+    samples: int = Field(default=3, ge=0, description="held-out pairs edited for the sample strips; 0: none")
+    log_every: int = Field(default=10, ge=1, description="steps between log lines")
 
     @property
     def lora_alpha(self) -> float:

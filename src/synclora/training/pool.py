@@ -2,8 +2,8 @@
 
     python -m synclora.training.pool out/pool --motions 1500 --looks 3
 
-A pool is a folder of safetensors shards. What a shard holds follows from (seed, index) alone, a shard is rendered when it
-is first asked for and written atomically, so several processes may fill one pool and a kill costs one shard at most.
+A pool is a folder of safetensors shards. What a shard holds follows from (seed, index) alone; it is rendered when first
+asked for and written atomically, so several processes may fill one pool and a kill costs one shard at most.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class ClipPool:
 
         if self.motions < 1 or self.looks < 2 or self.seed < 0 or self.seed + self.motions > TEST_SEED_START:
             raise ValueError(
-                f"pool of {self.motions} motions, {self.looks} looks, seed {self.seed}: needs at least one motion in two "
-                f"looks, and seeds from 0 below {TEST_SEED_START} (later ones are kept for tests)"
+                f"pool of {self.motions} motions, {self.looks} looks, seed {self.seed}: needs at least one motion in "
+                f"two looks, and seeds from 0 below {TEST_SEED_START} (later ones are kept for tests)"
             )
 
     def __len__(self) -> int:
@@ -63,8 +63,9 @@ class ClipPool:
 
     def path(self, index: int) -> Path:
         """File of shard `index`; its name holds every setting, so pools of different settings never mix."""
-        name = f"{self.size}px-{self.frames}f-{self.fps:g}fps-{self.looks}looks-{self.seed + index * MOTIONS_PER_SHARD:07d}"
-        return self.folder / f"{name}.safetensors"
+        first = self.seed + index * MOTIONS_PER_SHARD
+        name = f"{self.size}px-{self.frames}f-{self.fps:g}fps-{self.looks}looks-{first:07d}.safetensors"
+        return self.folder / name
 
     def shard(self, index: int) -> Shard:
         """Shard `index`, rendered first if it is not on disk whole."""
@@ -107,7 +108,7 @@ def sample_looks(seed: int, count: int) -> list:
 
     rng = random.Random(f"looks/{seed}")
     people = [sample_person(seed)]
-    for index in range(1, count):
+    while len(people) < count:
         if rng.random() < OTHER_PERSON_SHARE:
             people.append(sample_person(rng.randrange(TEST_SEED_START)))
         else:

@@ -34,7 +34,7 @@ from synclora.training.clips import open_clips
 from synclora.training.config import TrainConfig, differences, load_config
 from synclora.training.latents import LatentCache, module_fingerprint
 from synclora.training.log import RunLog
-from synclora.training.objective import Draws, load_batch, precision_context, velocity_loss
+from synclora.training.objective import Draws, attention_kernel, load_batch, precision_context, velocity_loss
 from synclora.training.state import (
     PairSampler,
     TrainState,
@@ -106,6 +106,8 @@ class _Run:
             "data": train_clips.identity,
         }
 
+        self.tokens = math.prod(backbone.geometry.latent_grid(config.data.frames))  # of the target
+
         torch.manual_seed(config.seed)  # LoRA's initial weights
         parameters = _add_lora(config, backbone)
         trained = {name: tensor for name, tensor in backbone.transformer.named_parameters() if tensor.requires_grad}
@@ -128,7 +130,10 @@ class _Run:
         with torch.no_grad():
             empty = self.backbone.embed([""])
         self.empty = empty.hidden[0][empty.mask[0]].to(torch.bfloat16).float().cpu()
-        with RunLog(config.output, state.step, config.steps, self.console) as log:
+        with (
+            RunLog(config.output, state.step, config.steps, self.console) as log,
+            attention_kernel(self.backbone.device, self.tokens),
+        ):
             self._loop(log)
         self._save_adapter()
         return self._adapter
@@ -156,10 +161,8 @@ class _Run:
         """One optimizer step; all its randomness comes from (seed, step)."""
         config, state, backbone = self.config, self.state, self.backbone
         assert state.optimizer is not None
-        geometry = backbone.geometry
-        frames = geometry.latent_grid(config.data.frames)
-        tokens = frames[0] * frames[1] * frames[2]
-        draws = Draws.of_step(config.seed, state.step, len(pairs), tokens, geometry.channels, config.caption_dropout)
+        channels = backbone.geometry.channels
+        draws = Draws.of_step(config.seed, state.step, len(pairs), self.tokens, channels, config.caption_dropout)
         lr = warmup_cosine(state.step, config.warmup, config.steps, config.lr)
         set_lr(state.optimizer, lr)
         total = 0.0
