@@ -45,6 +45,7 @@ from synclora.training.state import (
     warmup_cosine,
 )
 
+WARMUP = 30
 CAPTION_DROPOUT = 0.3  # the prompt is optional when editing
 EVALUATION_QUANTILES = 4
 
@@ -92,9 +93,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--motions", type=int, default=512)
     parser.add_argument("--looks", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
@@ -137,7 +138,7 @@ def main() -> None:
 
     started = time.time()
     for step in track(range(state.step, arguments.steps), "base"):
-        set_lr(optimizer, warmup_cosine(step, 200, arguments.steps, arguments.lr, floor=0.02))
+        set_lr(optimizer, warmup_cosine(step, WARMUP, arguments.steps, arguments.lr, floor=0.02))
         generator = step_generator(arguments.seed, step)
         clips = sampler.indices(step)
         latents = training.latents(clips).to(arguments.device)

@@ -33,8 +33,8 @@ GEOMETRY = {"width": 128, "height": 128, "frames": 33, "fps": 25.0, "prompt_toke
 def new_vae() -> AutoencoderKLLTXVideo:
     """The 0.9.5 layout of the LTX VAE (space-to-depth residual sampling): 4-pixel patches, then two samplings.
 
-    A token spans 16x16 pixels by 4 frames where LTX-Video's spans 32x32 by 8: a small picture holds more detail a pixel,
-    and an eye of nano's is five pixels wide.
+    A token spans 16x16 pixels by 4 frames where LTX-Video's spans 32x32 by 8: a small picture holds more detail a
+    pixel, and an eye of nano's is five pixels wide.
     """
     vae = AutoencoderKLLTXVideo(
         latent_channels=128,

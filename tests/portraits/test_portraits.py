@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -56,6 +57,24 @@ def test_the_picture_is_the_same_at_every_size() -> None:
         assert (small - shrunk).abs().mean() < 4.0
 
 
+def test_nothing_behind_a_head_shines_through_it() -> None:
+    """Dots: pixels that follow the backdrop's colour amid pixels that do not."""
+    around = torch.ones(1, 1, 3, 3)
+    for seed in (900001, 900005, 900009):
+        person, motion = sample_person(seed).replace(background="gradient"), sample_motion(seed, 9)[4:9:4]
+        dark, light = (render(person.replace(background_color=c, background_accent=c), motion, 128)
+                       for c in ("dark", "pink"))  # fmt: skip
+        follows = (difference(dark, light) > 6).float()[:, None]
+        alone = (follows > 0) & (torch.nn.functional.conv2d(follows, around, padding=1) < 3.5)
+        assert alone.sum() <= 4, (seed, alone.sum())
+
+
+def test_people_are_grey_haired_when_they_are_old() -> None:
+    people = [sample_person(s) for s in range(300)]
+    grey = [p.age for p in people if p.hair_color in ("grey", "white")]
+    assert len(grey) < 0.25 * len(people) and min(grey) > 55
+
+
 def test_motion_moves_what_it_names() -> None:
     person = sample_person(23)
     rest = render(person, STILL, 192)
@@ -108,7 +127,7 @@ def test_json_round_trips() -> None:
     with pytest.raises(ValueError, match="halo"):
         Person.from_dict({**person.to_dict(), "halo": 1})
     with pytest.raises(ValueError, match=r"mouth_open|yaw"):
-        Motion(**{**{k: torch.zeros(4) for k in motion.curves()}, "yaw": torch.zeros(3)})
+        dataclasses.replace(Motion.still(4), yaw=torch.zeros(3))
 
 
 def test_people_vary_and_captions_fit() -> None:
@@ -156,10 +175,10 @@ def test_bad_arguments_are_refused() -> None:
 def test_a_face_tracker_finds_the_faces_and_reads_the_head_turn() -> None:
     mediapipe = pytest.importorskip("mediapipe")
     yaws = (-25.0, -10.0, 0.0, 10.0, 25.0)
-    motion = Motion(**{**{k: torch.cat([getattr(STILL, k)] * 5) for k in STILL.curves()}, "yaw": torch.tensor(yaws)})
-    found = 0
+    motion = dataclasses.replace(Motion.still(len(yaws), smile=0.2), yaw=torch.tensor(yaws))
+    found, people = 0, 4
     with mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=True, refine_landmarks=True) as mesh:
-        for seed in range(TEST_SEED_START, TEST_SEED_START + 4):
+        for seed in range(TEST_SEED_START, TEST_SEED_START + people):
             turns = []
             for frame in render(sample_person(seed), motion, 192).numpy():
                 faces = mesh.process(frame).multi_face_landmarks
@@ -168,4 +187,4 @@ def test_a_face_tracker_finds_the_faces_and_reads_the_head_turn() -> None:
                     turns.append(points[454].z - points[234].z)
             found += len(turns)
             assert turns == sorted(turns) or turns == sorted(turns, reverse=True)
-    assert found >= 19
+    assert found >= 0.98 * people * len(yaws)

@@ -69,14 +69,14 @@ def test_held_out_motions_are_never_drawn_for_training() -> None:
 def test_content_follows_the_renderer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A renderer that draws anything else gives another content digest, so that old latents count as stale."""
     from synclora import portraits
-    from synclora.training import clips
+    from synclora.training.pool import drawing_digest
 
     before = DrawnClips("train", Procedural(), GEOMETRY, 17)
     real = portraits.render
     monkeypatch.setattr(portraits, "render", lambda *a: real(*a) ^ 1)
-    clips._drawing_probe.cache_clear()
+    drawing_digest.cache_clear()
     after = DrawnClips("train", Procedural(), GEOMETRY, 17)
-    clips._drawing_probe.cache_clear()
+    drawing_digest.cache_clear()
     assert before.content != after.content and before.identity == after.identity
 
 

@@ -36,9 +36,20 @@ def last_step(output: Path) -> int:
         return -1
 
 
-# Each run is a process of its own, forked from a server that has imported torch once and computed nothing.
+# Each run is a process of its own, forked from a server that has imported the heavy modules once and computed nothing.
+# (Not tiny_run itself: Python before 3.12.8 gives the server no path to this folder.)
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tiny_run"])
+SERVER.set_forkserver_preload(
+    [
+        "diffusers.models.autoencoders.autoencoder_kl_ltx",
+        "diffusers.models.transformers.transformer_ltx",
+        "synclora.backbones.ltx_video",
+        "synclora.training.trainer",
+        "torch.utils.tensorboard.writer",
+        "transformers.models.byt5.tokenization_byt5",
+        "transformers.models.t5.modeling_t5",
+    ]
+)
 
 
 def start(config: Path) -> BaseProcess:

@@ -103,6 +103,7 @@ def values(output: object, **changes: object) -> dict[str, object]:
 
 def main(config: str) -> None:
     """One training run, as a process that can be killed."""
+    torch.set_num_threads(1)
     trainer.open_clips = noise_clips  # type: ignore[assignment]
     with open(os.devnull, "w") as nowhere:
         trainer.train(config, backbone=tiny_backbone(dtype=torch.bfloat16), console=Console(file=nowhere))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,13 +15,36 @@ from synclora.portraits.person import Person
 from synclora.portraits.view import Clip, points_tensor
 
 
+def window(clip: Clip, part: slice, spots: Sequence[Sequence[float]], left: Tensor, top: Tensor) -> tuple[slice, slice]:
+    """Rows and columns of the head's box that hold the projected spots in every frame of the part."""
+    at = clip.project(points_tensor(spots, clip.device))[part]
+    column, row = at[..., 0] - left[:, None], at[..., 1] - top[:, None]
+    x0, x1, y0, y1 = torch.stack([column.amin(), column.amax(), row.amin(), row.amax()]).tolist()
+    return slice(max(0, int(y0)), max(0, int(y1) + 2)), slice(max(0, int(x0)), max(0, int(x1) + 2))
+
+
 def lay_glasses(
-    clip: Clip, person: Person, part: slice, x: Tensor, y: Tensor, depth: Tensor, covered: Tensor, color: Tensor
+    clip: Clip,
+    person: Person,
+    part: slice,
+    left: Tensor,
+    top: Tensor,
+    x: Tensor,
+    y: Tensor,
+    depth: Tensor,
+    covered: Tensor,
+    color: Tensor,
 ) -> None:
-    """Lay glasses over the head's box color [f, 3, h, w]; x, y view coordinates, depth and coverage of the head."""
+    """Lay glasses over color [f, 3, h, w], the head's box at left, top [f]; x, y are view coordinates, depth and
+    covered those of the head.
+    """
     turn = clip.turn[part]
     px = 1.0 / clip.unit[part]
     plane = 1.02
+    reach = [(a, b, c) for a in (-1.0, 1.0) for b in (-0.36, 0.30) for c in (-0.3, 1.05)]
+    rows, columns = window(clip, part, reach, left, top)
+    x, y, depth, covered = (v[:, rows, columns] for v in (x, y, depth, covered))
+    color = color[:, :, rows, columns]
     dx, dy = x - NECK_PIVOT[0], y - NECK_PIVOT[1]
     r = [[turn[:, i, j, None, None] for j in range(3)] for i in range(3)]
     t = (plane - NECK_PIVOT[2] - dx * r[0][2] - dy * r[1][2]) / r[2][2]
@@ -55,19 +79,29 @@ def lay_glasses(
 
 
 def lay_earrings(
-    clip: Clip, person: Person, part: slice, x: Tensor, y: Tensor, depth: Tensor, covered: Tensor, color: Tensor
+    clip: Clip,
+    person: Person,
+    part: slice,
+    left: Tensor,
+    top: Tensor,
+    x: Tensor,
+    y: Tensor,
+    depth: Tensor,
+    covered: Tensor,
+    color: Tensor,
 ) -> None:
     """Lay earrings over color [f, 3, h, w], behind whatever of the head is nearer."""
     px = 1.0 / clip.unit[part]
     # Hair over the ears: the earrings come forward to hang in front of it.
     out, ahead = (0.90, 0.38) if person.hair_style in ("bob", "long", "fringe") else (0.83, 0.0)
-    spots = clip.project(
-        points_tensor(
-            [(s * out * person.head_width, -0.36 - 0.04 * person.ear_size, ahead) for s in (-1, 1)], clip.device
-        )
-    )[part]
-    for side in range(2):
-        spot = spots[:, side, :, None, None]
+    everything = x, y, depth, covered, color
+    for side in (-1, 1):
+        at = (side * out * person.head_width, -0.36 - 0.04 * person.ear_size, ahead)
+        # An earring hangs straight down in the picture however the head is tilted: a window with room all around.
+        reach = [(at[0] + a, at[1] + b, at[2]) for a in (-0.5, 0.5) for b in (-0.55, 0.3)]
+        rows, columns = window(clip, part, reach, left, top)
+        x, y, depth, covered, color = (v[..., rows, columns] for v in everything)
+        spot = clip.project(points_tensor([at], clip.device))[part, 0, :, None, None]
         dx = x - (spot[:, 0] - clip.center_x[part]) / clip.unit[part]
         dy = y - (clip.center_y[part] - spot[:, 1]) / clip.unit[part]
         if person.earrings == "stud":

@@ -25,9 +25,10 @@ NECK_PIVOT = (0.0, -1.15, -0.22)
 
 @dataclass(frozen=True)
 class HeadVolume:
-    """Baked head: `distance` [1, 1, D, H, W] in head units, negative inside; `surface` [1, 8, D, H, W] holds the unit
-    normal (3), hair and hat membership (signed, ~head units), ambient occlusion and two strand coordinates. `low` and
-    `high` are the volume's corners, `box` the tight bounds (x0, x1, y0, y1, z0, z1) of what lies inside the surface.
+    """Baked head: `distance` [1, 1, D, H, W] in head units, negative inside; `surface` [D * H * W, 8] holds for every
+    voxel the unit normal (3), hair and hat membership (signed, ~head units), ambient occlusion and two strand
+    coordinates, side by side for `surface_at`. `low` and `high` are the volume's corners, `box` the tight bounds
+    (x0, x1, y0, y1, z0, z1) of what lies inside the surface.
     """
 
     distance: Tensor
@@ -35,6 +36,23 @@ class HeadVolume:
     low: tuple[float, float, float]
     high: tuple[float, float, float]
     box: tuple[float, float, float, float, float, float]
+
+
+def surface_at(volume: HeadVolume, at: Tensor) -> Tensor:
+    """The surface attributes [n, 8] at normalised volume coordinates [n, 3], trilinear."""
+    shape = volume.distance.shape[2:]
+    base, weight = None, None
+    for size, axis in zip(shape, (2, 1, 0), strict=True):
+        spot = ((at[:, axis] + 1.0) * ((size - 1) / 2.0)).clamp_(0.0, size - 1.001)
+        cell = spot.long()
+        second = spot.sub_(cell)[:, None]
+        pair = torch.cat([1.0 - second, second], 1)
+        base = cell if base is None else base.mul_(size).add_(cell)
+        weight = pair if weight is None else (weight[:, :, None] * pair[:, None, :]).flatten(1)
+    assert base is not None and weight is not None
+    row, layer = shape[2], shape[1] * shape[2]
+    corners = torch.tensor([a + b + c for a in (0, layer) for b in (0, row) for c in (0, 1)], device=at.device)
+    return F.embedding_bag(base[:, None] + corners, volume.surface, per_sample_weights=weight, mode="sum")
 
 
 def ellipsoid(
@@ -58,7 +76,7 @@ def carve(a: Tensor, b: Tensor, k: float) -> Tensor:
     return -blend(-a, -b, k)
 
 
-def step(x: Tensor, low: float, high: float) -> Tensor:
+def step(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
     """Smoothstep of x from low to high; low > high falls instead."""
     t = ((x - low) / (high - low)).clamp(0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
@@ -145,13 +163,16 @@ def hair_fields(p: Person, x: Tensor, y: Tensor, z: Tensor, base: Tensor) -> tup
     sideburn = -0.16 if p.look == "man" else -0.05
     low = sideburn + (-0.78 - sideburn) * step(z, -0.05, -0.50)
     region = blend(oval + full, y - low + full, 0.12)
-    thick = {"bald": 0.0, "buzz": 0.03, "short": 0.11, "side_part": 0.15, "swept": 0.20, "curly": 0.22, "afro": 0.38,
+    thick = {"bald": 0.0, "buzz": 0.03, "short": 0.11, "side_part": 0.15, "swept": 0.20, "curly": 0.22, "afro": 0.35,
              "fringe": 0.14, "bob": 0.15, "long": 0.14, "bun": 0.075}[style] * p.hair_volume  # fmt: skip
     if p.hat != "none":
         thick = min(thick, 0.10)
     grow = step(region, 0.0, 0.16 if style not in ("afro", "curly") else 0.22)
     crown = 0.55 + 0.45 * step(y, -0.2, 0.6)
     amount = thick * grow * crown
+    if style == "afro":
+        # Wider than tall: the frame ends a hand above the head.
+        amount = amount * (1.0 - 0.38 * step(y, 0.55, 1.15))
     if style == "swept":
         amount = amount * (1.0 + 0.9 * step(z, 0.1, 0.7) * step(y, 0.5, 0.8))
     if style == "side_part":
@@ -212,7 +233,7 @@ def hat_fields(p: Person, x: Tensor, y: Tensor, z: Tensor, thickness: float) -> 
         return torch.minimum(carve(dome, 0.40 - tilt, 0.04), cuff)
     if p.hat == "cap":
         crown = carve(dome, 0.46 - tilt, 0.04)
-        plate = (y - 0.56 + 0.30 * (z - 0.75) + 0.34 * x * x).abs() - 0.04
+        plate = (y - 0.56 + 0.30 * (z - 0.75) + 0.34 * x * x).abs() - 0.042
         disc = ((x / 0.66) ** 2 + ((z - 0.55) / 0.92) ** 2).sqrt().sub(1.0).mul(0.6)
         return torch.minimum(crown, carve(carve(plate + disc * 0, disc + plate * 0, 0.03), 0.3 - z + plate * 0, 0.03))
     crown = carve(ellipsoid(x, y, z, (0, 0.45 * h, -0.14), (0.775 * w + t, 0.98 * h, 0.92 + t)), 0.50 - tilt, 0.04)
@@ -228,10 +249,11 @@ def bake_head(p: Person, device: torch.device) -> HeadVolume:
     bottom = -2.0
     top = 1.70 if p.hair_style in ("afro", "bun") else 1.45
     back, front = -1.55 if p.hat == "bowler" or big else -1.30, 1.60 if p.hat == "cap" else 1.30
-    nx = math.ceil(half_x / VOXEL)
-    half_x = nx * VOXEL
-    ny, nz = math.ceil((top - bottom) / VOXEL), math.ceil((front - back) / VOXEL)
-    top, front = bottom + ny * VOXEL, back + nz * VOXEL
+    voxel = 0.7 * VOXEL if p.hat in ("cap", "bowler") else VOXEL  # brims are thin
+    nx = math.ceil(half_x / voxel)
+    half_x = nx * voxel
+    ny, nz = math.ceil((top - bottom) / voxel), math.ceil((front - back) / voxel)
+    top, front = bottom + ny * voxel, back + nz * voxel
     xs = torch.linspace(0.0, half_x, nx + 1, device=device)
     y = torch.linspace(bottom, top, ny + 1, device=device)[None, :, None]
     z = torch.linspace(back, front, nz + 1, device=device)[:, None, None]
@@ -259,7 +281,7 @@ def bake_head(p: Person, device: torch.device) -> HeadVolume:
         cover = (total - hat).clamp(-0.2, 0.2)
         total = torch.minimum(total, hat)
     volume = total[None, None]
-    gz, gy, gx = torch.gradient(total, spacing=VOXEL, dim=(0, 1, 2))
+    gz, gy, gx = torch.gradient(total, spacing=voxel, dim=(0, 1, 2))
     normal = F.normalize(torch.stack([gx, gy, gz])[None], dim=1)
     # Occlusion: how far the distance falls short of growing by the step taken along the normal.
     low, high = (-half_x, bottom, back), (half_x, top, front)
@@ -272,11 +294,12 @@ def bake_head(p: Person, device: torch.device) -> HeadVolume:
         point = (point - torch.tensor(low, device=device)) * scale - 1.0
         reached = F.grid_sample(volume, point[None], align_corners=True, padding_mode="border")[0, 0]
         ao = ao - weight * (1.0 - ((reached - total) / reach).clamp(0.0, 1.0))
-    surface = torch.cat([normal[0], torch.stack([region.clamp(-0.3, 0.3), cover, ao, across, along])])[None]
+    surface = torch.cat([normal[0], torch.stack([region.clamp(-0.3, 0.3), cover, ao, across, along])])
+    surface = surface.flatten(1).t()
     solid = total < 0.03
     spans = []
     for origin, keep in zip(low, ((0, 1), (0, 2), (1, 2)), strict=True):
         line = solid.any(dim=keep[1]).any(dim=keep[0])
         index = line.nonzero()[:, 0]
-        spans += [origin + VOXEL * (int(index[0]) - 1), origin + VOXEL * (int(index[-1]) + 1)]
+        spans += [origin + voxel * (int(index[0]) - 1), origin + voxel * (int(index[-1]) + 1)]
     return HeadVolume(volume.contiguous(), surface.contiguous(), low, high, tuple(spans))  # type: ignore[arg-type]

@@ -172,7 +172,7 @@ def sample_person(seed: int) -> Person:
         natural = rng.choice(("black", "black", "dark brown"))
     else:
         natural = rng.choice(NATURAL_HAIR)
-    grey = rng.random() < max(0.0, (age - 42.0) / 32.0)
+    grey = rng.random() < min(0.8, max(0.0, (age - 56.0) / 28.0))
     color = rng.choice(("grey", "grey", "white")) if grey else natural
     if age < 45 and rng.random() < 0.08:
         color = rng.choice(("blue", "pink", "purple", "teal", "platinum"))

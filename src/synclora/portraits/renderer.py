@@ -20,11 +20,11 @@ from torch import Tensor
 from synclora.portraits import features
 from synclora.portraits.accessories import lay_earrings, lay_glasses
 from synclora.portraits.features import Skin
-from synclora.portraits.geometry import HeadVolume, bake_head, step
+from synclora.portraits.geometry import HeadVolume, bake_head, step, surface_at
 from synclora.portraits.motion import Motion
 from synclora.portraits.person import FABRICS, HAIR_COLORS, Person
 from synclora.portraits.textures import FACE_WINDOW, backdrop, body_texture, face_texture, linear, strand_texture
-from synclora.portraits.view import Clip, head_box, march, patch_index
+from synclora.portraits.view import HIT, Clip, distance, head_box, march, patch_index
 
 BODY_TOP = 0.62
 """The body texture is only drawn below this fraction of the frame."""
@@ -108,19 +108,16 @@ def _shade(
 ) -> tuple[Tensor, Tensor]:
     """Colour [f, 3, h, w] (0..255, display gamma) and hair share [f, h, w] of the traced surface."""
     device, volume = clip.device, baked.volume
-    rest, qx, qy = hit["rest"], hit["qx"], hit["qy"]
+    rest, live, owner, qx, qy = hit["rest"], hit["live"], hit["owner"], hit["qx"], hit["qy"]
     frames = qx.shape[0]
     signals = {k: v[part] for k, v in clip.signals.items()}
     px = 1.0 / clip.unit[part]
-    surface = F.grid_sample(
-        volume.surface.expand(frames, -1, -1, -1, -1), rest[:, None], align_corners=True, padding_mode="border"
-    )[:, :, 0]
-    nx, ny, nz, region, cover, ao, across, along = surface.unbind(1)
+    surface = qx.new_zeros(frames * h * w, 8).index_copy_(0, live, surface_at(volume, rest))
+    nx, ny, nz, region, cover, ao, across, along = surface.t().contiguous().view(8, frames, h, w)
 
     # Face colour and relief, looked up from the front; brows ride on the forehead.
     x0, x1, y0, y1 = FACE_WINDOW
-    span_y = (volume.high[1] - volume.low[1]) / 2.0
-    ry = (rest[..., 1] + 1.0) * span_y + volume.low[1]
+    ry = hit["rest_y"]
     lift = 0.065 * signals["brow"]
     ry = ry - lift * step(ry, 0.06, 0.19) * step(ry, 0.62, 0.38)
     look = torch.stack([(qx - x0) * (2.0 / (x1 - x0)) - 1.0, (ry - y0) * (2.0 / (y1 - y0)) - 1.0], -1)
@@ -184,15 +181,9 @@ def _shade(
     lx, ly, lz = (light[:, i, None, None] for i in range(3))
     facing = (nx * lx + ny * ly + nz * lz) * norm
     reach = 0.24
-    probe = (
-        rest
-        + torch.stack([light[:, i] * (2.0 * reach / (volume.high[i] - volume.low[i])) for i in range(3)], -1)[
-            :, None, None
-        ]
-    )
-    clear = F.grid_sample(
-        volume.distance.expand(frames, -1, -1, -1, -1), probe[:, None], align_corners=True, padding_mode="border"
-    )[:, 0, 0]
+    span = [2.0 * reach / (volume.high[i] - volume.low[i]) for i in range(3)]
+    probe = rest + (light * light.new_tensor(span))[owner]
+    clear = torch.ones_like(qx).flatten().index_copy_(0, live, distance(volume, probe)).view_as(qx)
     shadow = (clear / (facing * reach).clamp(min=0.05)).clamp_(0.0, 1.0).mul_(0.72).add_(0.28)
     view = clip.turn[part][:, 2]
     hx, hy, hz = F.normalize(light + view, dim=1).split(1, dim=1)
@@ -207,6 +198,7 @@ def _shade(
     p16 = p4 * p4 * p4 * p4
     oil = (p16 * 0.16 + p4.pow(8) * 0.10) * gloss * bare
     lustre = ((half + (strand - 0.5) * 0.16).clamp_(0.0, 1.0) ** 14) * (0.05 + 0.22 * strand) * hair
+    lustre = lustre * (region * 12.0).clamp_(0.0, 1.0)  # single strands at the hairline do not gleam
     spec = (oil + lustre) * shadow + shine * bare
     fringe = rim.pow(4) * (0.10 + 0.10 * up)
     color = albedo * lit
@@ -243,7 +235,7 @@ def _render_chunk(
     left, top, w, h = box[0][part], box[1][part], box[2], box[3]
     frames, device = left.shape[0], clip.device
     canvas = baked.backdrop.expand(frames, -1, -1, -1).clone()
-    cloth, body = _body(clip, baked, part, canvas)
+    covers = _body(clip, baked, part, canvas)
 
     columns = left[:, None, None] + torch.arange(w, device=device)
     rows = top[:, None, None] + torch.arange(h, device=device)[:, None]
@@ -254,23 +246,25 @@ def _render_chunk(
     hit = march(clip, baked.volume, part, x, y)
     color, hair = _shade(clip, person, baked, part, left, top, w, h, hit)
 
-    index = torch.arange(frames, device=device)[:, None, None]
-    under = canvas.permute(0, 2, 3, 1)[index, rows, columns].permute(0, 3, 1, 2)
+    flat = (rows * clip.size + columns).flatten(1)
+    wide = flat[:, None].expand(-1, 3, -1)
+    under = canvas.flatten(2).gather(2, wide).view_as(color)
+    cloth, body = covers.flatten(2).gather(2, flat.expand(2, -1, -1)).view(2, frames, h, w)
     px = 1.0 / unit
-    alpha = (1.0 - hit["near"] / px).clamp_(0.0, 1.0)
+    alpha = ((1.0 - hit["near"] / px) * (1.0 / (1.0 - HIT))).clamp_(0.0, 1.0)
     # Clothes lie over the neck, hair falls over clothes.
     skin = 1.0 - hair
     neck = step(hit["qy"], -1.20, -1.32) * skin
-    alpha = alpha * (1.0 - neck * cloth[index, rows, columns]) * (1.0 - skin * step(hit["qy"], -1.50, -1.68))
+    alpha = alpha * (1.0 - neck * cloth) * (1.0 - skin * step(hit["qy"], -1.50, -1.68))
     shade = (1.0 - hit["around"].clamp(min=0.0) / 0.22).clamp_(min=0.0).square_() * 0.34
     shade = shade * step(y, -0.85, -1.10) * step(y, -1.95, -1.5)
-    under = under * (1.0 - shade * body[index, rows, columns])[:, None]
+    under = under * (1.0 - shade * body)[:, None]
     mixed = under + (color - under) * alpha[:, None]
     if person.earrings != "none":
-        lay_earrings(clip, person, part, x, y, hit["depth"], alpha, mixed)
+        lay_earrings(clip, person, part, left, top, x, y, hit["depth"], alpha, mixed)
     if person.glasses != "none":
-        lay_glasses(clip, person, part, x, y, hit["depth"], alpha, mixed)
-    canvas.permute(0, 2, 3, 1)[index, rows, columns] = mixed.permute(0, 2, 3, 1)
+        lay_glasses(clip, person, part, left, top, x, y, hit["depth"], alpha, mixed)
+    canvas.flatten(2).scatter_(2, wide, mixed.flatten(2))
     return canvas.add_(0.5).clamp_(0.0, 255.0).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 

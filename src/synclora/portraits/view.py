@@ -6,7 +6,8 @@ Shape legend: f frames of a chunk, h x w the head's box, S the frame's side.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,14 @@ from synclora.portraits.geometry import NECK_PIVOT, ORIGIN_Y, UNIT, HeadVolume
 from synclora.portraits.motion import Motion
 from synclora.portraits.person import Person
 
-COARSE_STEPS, FINE_STEPS, LATE_STEPS = 9, 4, 14
+COARSE_STEPS, FINE_STEPS, LATE_STEPS = 9, 4, (4, 8)
+HIT = 0.2
+"""A ray this share of a pixel from the surface has hit it."""
+BEHIND = -0.8
+"""Rays deeper than this have passed the head."""
+
+Place = Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
+"""Writes the resting volume coordinates of points (three axes) under a jaw opening into its first argument."""
 
 
 def rotation(motion: Motion, device: torch.device) -> Tensor:
@@ -82,11 +90,13 @@ def head_box(clip: Clip, volume: HeadVolume, margin: float) -> tuple[Tensor, Ten
 def march(clip: Clip, volume: HeadVolume, part: slice, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Sphere-trace the head along parallel rays. x, y [f, h, w] are view coordinates in head units.
 
-    Returns q (3 x [f, h, w], head frame), rest (normalised volume coordinates [f, 1, h, w, 3] of the undeformed face),
-    depth, nearest distance (`near` where it is below a pixel, `around` coarsely), all [f, h, w].
+    Returns, as [f, h, w]: qx, qy, qz (head frame), rest_y (height on the undeformed face), depth, near (by how
+    much a ray missed, 0 where it hit, 9 where far off) and around (coarse nearest distance); and for the n rays that
+    came near the head: live (their flat positions [n]), owner (their frames [n]) and rest (normalised volume
+    coordinates of the undeformed face [n, 3]).
     """
     turn = clip.turn[part]
-    frames = turn.shape[0]
+    frames, h, w = x.shape
     axes, ways = [], []
     start = 1.30
     dx, dy = x - NECK_PIVOT[0], y - NECK_PIVOT[1]
@@ -103,93 +113,136 @@ def march(clip: Clip, volume: HeadVolume, part: slice, x: Tensor, y: Tensor) -> 
     jaw = clip.signals["mouth_open"][part] * (0.21 * 2.0 / (volume.high[1] - volume.low[1]))
     jaw_y = [2.0 * (v - volume.low[1]) / (volume.high[1] - volume.low[1]) - 1.0 for v in (-0.60, -1.16)]
     jaw_z = [2.0 * (v - volume.low[2]) / (volume.high[2] - volume.low[2]) - 1.0 for v in (-0.15, 0.45)]
-    field = volume.distance.expand(frames, -1, -1, -1, -1)
-    depth = torch.full_like(x, start)
-    near = torch.full_like(x, 9.0)
 
-    def place(out: Tensor, gx: Tensor, gy: Tensor, gz: Tensor, jaw: Tensor) -> Tensor:
+    def place(out: Tensor, point: Sequence[Tensor], jaw: Tensor) -> Tensor:
         """Volume coordinates of the face at rest: the open jaw is pulled back up."""
+        gx, gy, gz = point
         t = ((gy - jaw_y[0]) * (1.0 / (jaw_y[1] - jaw_y[0]))).clamp_(0.0, 1.0)
-        w = ((gz - jaw_z[0]) * (1.0 / (jaw_z[1] - jaw_z[0]))).clamp_(0.0, 1.0)
+        v = ((gz - jaw_z[0]) * (1.0 / (jaw_z[1] - jaw_z[0]))).clamp_(0.0, 1.0)
         out[..., 0], out[..., 2] = gx, gz
-        torch.add(gy, t.mul_(t).mul_(w).mul_(jaw), out=out[..., 1])
+        torch.add(gy, t.mul_(t).mul_(v).mul_(jaw), out=out[..., 1])
         return out
 
-    def distance(at: Tensor) -> Tensor:
-        return F.grid_sample(field, at[:, None], align_corners=True, padding_mode="border")[:, 0, 0]
-
     # Cone march: one ray for every 2 x 2 pixels goes as far as the surface is clear of all four ...
-    h, w = x.shape[1:]
     rough = [a.view(frames, h // 2, 2, w // 2, 2).mean((2, 4)) for a in axes]
     travel = torch.zeros_like(rough[0])
     around = torch.full_like(travel, 9.0)
     at = x.new_empty(*travel.shape, 3)
-    cone = 1.5 / clip.unit[part]
+    px = 1.0 / clip.unit[part]
+    cone = 1.5 * px
     for _ in range(COARSE_STEPS):
-        d = distance(place(at, *rough, jaw))
+        d = distance(volume, place(at, rough, jaw))
         torch.minimum(around, d, out=around)
         d = d.sub_(cone).clamp_(-0.05, 0.6)
         d = torch.where(d > 0, d * 1.15 + 0.004, d)
         travel.add_(d)
         for a, way in zip(rough, ways, strict=True):
             a.addcmul_(d, way, value=-1.0)
-    # ... and every pixel's own ray goes on from there.
-    around = F.interpolate(around[:, None], scale_factor=2.0, mode="bilinear", align_corners=False)[:, 0]
-    travel = travel[:, :, None, :, None].expand(-1, -1, 2, -1, 2).reshape(frames, h, w)
-    depth.sub_(travel)
-    for a, way in zip(axes, ways, strict=True):
-        a.addcmul_(travel, way, value=-1.0)
-    rest = x.new_empty(*x.shape, 3)
-    best = depth.clone()
-    for k in range(FINE_STEPS):
-        d = distance(place(rest, *axes, jaw))
-        best = torch.where(d < near, depth, best)
-        torch.minimum(near, d, out=near)
-        d.clamp_(max=0.6)
-        if k < FINE_STEPS - 2:
-            # A little too far lets grazing rays arrive or pass in few steps; from inside, the distance leads back out.
-            d = torch.where(d > 0, d * 1.2 + 0.012, d)
-        depth.sub_(d)
-        for a, way in zip(axes, ways, strict=True):
-            a.addcmul_(d, way, value=-1.0)
+
+    # ... and every pixel's own ray goes on from there, unless its block has clearly passed the head.
+    open_blocks = (around < 4.0 * px) | (travel < start - BEHIND)
+    live = open_blocks[:, :, None, :, None].expand(-1, -1, 2, -1, 2).flatten().nonzero()[:, 0]
+    owner = live // (h * w)
+    ray = _Rays(
+        [a.flatten()[live] for a in axes],
+        [v.flatten()[owner] for v in ways],
+        jaw.flatten()[owner],
+        travel[:, :, None, :, None].expand(-1, -1, 2, -1, 2).flatten()[live].neg_(),
+        start,
+    )
+    pixel = px.flatten()[owner]
+    ray.trace(volume, place, FINE_STEPS)
     # Few rays are still on their way, mostly those that slip past an edge; only they go on.
-    px = 1.0 / clip.unit[part]
-    late = ((d > 0.25 * px) & (depth > -0.8)).flatten().nonzero()[:, 0]
-    if late.numel():
-        owner = late // (h * w)
-        ray = [a.flatten()[late] for a in axes]
-        way = [v[owner, 0, 0] for v in ways]
-        slack = jaw[owner, 0, 0]
-        passed, closest, nearest = (v.flatten()[late] for v in (depth, near, best))
-        at = x.new_empty(late.numel(), 3)
-        for k in range(LATE_STEPS):
-            point = place(at, *ray, slack)[None, None, None]
-            d = F.grid_sample(volume.distance, point, align_corners=True, padding_mode="border")[0, 0, 0, 0]
-            nearest = torch.where(d < closest, passed, nearest)
-            torch.minimum(closest, d, out=closest)
-            d.clamp_(max=0.6)
-            if k < LATE_STEPS - 4:
-                d = torch.where(d > 0, d * 1.2 + 0.02, d)
-            passed.sub_(d)
-            for r, v in zip(ray, way, strict=True):
-                r.addcmul_(d, v, value=-1.0)
-        # A ray that missed is shaded where it came closest: the soft outer pixel of an edge.
-        back = torch.where(d > 0.02, nearest - passed, torch.zeros_like(d))
-        passed.add_(back)
-        for a, r, v in zip(axes, ray, way, strict=True):
-            a.view(-1)[late] = r.addcmul_(back, v)
-        depth.view(-1)[late], near.view(-1)[late] = passed, closest
-    place(rest, *axes, jaw)
-    q = [axes[i].add_(1.0).mul_((volume.high[i] - volume.low[i]) / 2.0).add_(volume.low[i]) for i in range(3)]
+    for steps in LATE_STEPS:
+        late = ((ray.gap.abs() > HIT * pixel) & (ray.depth > BEHIND)).nonzero()[:, 0]
+        slow = ray.only(late)
+        slow.trace(volume, place, steps)
+        ray.put(late, slow)
+    # A ray that ended clear of the surface missed, and is shaded where it came closest: an edge's soft outer pixel.
+    # All others hit, however near they have come to the surface: nothing behind may shine through.
+    missed = (ray.gap > HIT * pixel) & ((ray.depth < BEHIND) | (ray.gap > 0.03))
+    near = torch.where(missed, ray.near, torch.zeros_like(ray.near))
+    ray.advance(torch.where(missed, ray.depth - ray.best, torch.zeros_like(ray.near)))
+    rest = place(x.new_empty(live.numel(), 3), ray.axes, ray.jaw)
+
+    def spread(values: Tensor, elsewhere: Tensor) -> Tensor:
+        return elsewhere.flatten().index_copy_(0, live, values).view(frames, h, w)
+
+    low, half = volume.low, [(b - a) / 2.0 for a, b in zip(volume.low, volume.high, strict=True)]
+    q = [spread(ray.axes[i], axes[i]).add_(1.0).mul_(half[i]).add_(low[i]) for i in range(3)]
+    near = spread(near, torch.full_like(x, 9.0))
+    blurred = F.interpolate(around[:, None], scale_factor=2.0, mode="bilinear", align_corners=False)[:, 0]
     return {
         "qx": q[0],
         "qy": q[1],
         "qz": q[2],
-        "rest": rest,
-        "depth": depth,
+        "rest_y": spread(rest[:, 1], torch.zeros_like(x)).add_(1.0).mul_(half[1]).add_(low[1]),
+        "depth": spread(ray.depth, torch.full_like(x, BEHIND)),
         "near": near,
-        "around": torch.minimum(around, near),
+        "around": torch.minimum(blurred, near),
+        "live": live,
+        "owner": owner,
+        "rest": rest,
     }
+
+
+def distance(volume: HeadVolume, at: Tensor) -> Tensor:
+    """Distances [...] at normalised volume coordinates [..., 3]."""
+    if not at.numel():
+        return at.new_zeros(at.shape[:-1])
+    point = at.view(1, 1, 1, -1, 3)
+    return F.grid_sample(volume.distance, point, align_corners=True, padding_mode="border").view(at.shape[:-1])
+
+
+class _Rays:
+    """Rays under way, every field [n]: `gap` is the last distance seen, `near` the least, met at depth `best`."""
+
+    def __init__(self, axes: list[Tensor], ways: list[Tensor], jaw: Tensor, depth: Tensor, start: float) -> None:
+        self.axes, self.ways, self.jaw = axes, ways, jaw
+        for a, way in zip(axes, ways, strict=True):
+            a.addcmul_(depth, way)
+        self.depth = depth.add_(start)
+        self.best = self.depth.clone()
+        self.gap = torch.full_like(depth, 9.0)
+        self.near = torch.full_like(depth, 9.0)
+        self.stride = torch.ones_like(depth)
+
+    def advance(self, stride: Tensor) -> None:
+        self.depth.sub_(stride)
+        for a, way in zip(self.axes, self.ways, strict=True):
+            a.addcmul_(stride, way, value=-1.0)
+
+    def trace(self, volume: HeadVolume, place: Place, steps: int) -> None:
+        """Walk up to the surface. How fast the distance fell over the last stride tells how obliquely a ray meets the
+        surface, and so how much further than the distance it may go; from inside, the same rule leads back out.
+        """
+        at = self.depth.new_empty(self.depth.numel(), 3)
+        for _ in range(steps):
+            d = distance(volume, place(at, self.axes, self.jaw))
+            self.best = torch.where(d < self.near, self.depth, self.best)
+            torch.minimum(self.near, d, out=self.near)
+            slope = (self.gap - d).mul_(self.stride).div_(self.stride.square().add_(1e-9)).clamp_(0.2, 1.0)
+            self.stride = torch.clamp(d / slope, min=-0.12, max=0.6)
+            self.stride = torch.minimum(self.stride, d * 1.1 + 0.05)
+            self.gap = d
+            self.advance(self.stride)
+
+    _FIELDS = ("jaw", "depth", "best", "gap", "near", "stride")
+
+    def only(self, index: Tensor) -> _Rays:
+        """A copy of some of the rays."""
+        some = copy(self)
+        some.axes, some.ways = [a[index] for a in self.axes], [v[index] for v in self.ways]
+        for name in self._FIELDS:
+            setattr(some, name, getattr(self, name)[index])
+        return some
+
+    def put(self, index: Tensor, some: _Rays) -> None:
+        """Bring back what `only` took."""
+        for a, b in zip(self.axes, some.axes, strict=True):
+            a[index] = b
+        for name in self._FIELDS:
+            getattr(self, name)[index] = getattr(some, name)
 
 
 def patch_index(

@@ -10,7 +10,6 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from functools import lru_cache
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -21,7 +20,7 @@ from torch import Tensor
 from synclora.backbones.base import Geometry
 from synclora.errors import SyncloraError
 from synclora.training.config import VALIDATION_SEED_START, Data, Procedural
-from synclora.training.pool import MOTIONS_PER_SHARD, ClipPool
+from synclora.training.pool import MOTIONS_PER_SHARD, ClipPool, drawing_digest
 
 if TYPE_CHECKING:
     from synclora.pairs.store import PairRow, PairStore
@@ -95,25 +94,12 @@ class DrawnClips:
         count, step = drawn.motions * drawn.looks, MOTIONS_PER_SHARD * drawn.looks
         self.shards = [range(first, min(first + step, count)) for first in range(0, count, step)]
         self.identity = _digest("drawn", drawn.model_dump(exclude={"pool"}), geometry.width, frames, geometry.fps)
-        self.content = _digest(self.identity, _drawing_probe())
+        self.content = _digest(self.identity, drawing_digest())
 
     def load(self, shard: int) -> tuple[Tensor, list[str]]:
         """See `ClipSet.load`."""
         drawn = self._pool.shard(shard) if self._on_disk else self._pool.render(shard)
         return drawn.frames.flatten(0, 1), [caption for captions in drawn.captions for caption in captions]
-
-
-@lru_cache(maxsize=1)
-def _drawing_probe() -> str:
-    """A digest of small drawings, one for each kind of edit: changes when the renderer draws anything differently."""
-    from synclora.portraits import EDIT_KINDS, apply_edit, caption, render, sample_motion, sample_person
-
-    digest = hashlib.sha256()
-    for seed, kind in enumerate(sorted(EDIT_KINDS)):
-        person = apply_edit(sample_person(seed), kind, seed)
-        digest.update(render(person, sample_motion(seed, 9, 5.0)[8:9], 64, "cpu").numpy().tobytes())
-        digest.update(caption(person).encode())
-    return digest.hexdigest()
 
 
 @dataclass

@@ -12,16 +12,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from synclora.backbones.base import Attention, Backbone, Text
 from synclora.diffusion.flow import add_noise, masked_mse, sample_sigmas, velocity_target
 from synclora.diffusion.sequence import FirstFrame, Reference, Sequence, build
 from synclora.training.latents import LatentCache, pad_texts
 from synclora.training.state import step_generator
-
-
-PLAIN_ATTENTION_TOKENS = 1024  # target tokens; above, the scores' memory (tokens squared) outweighs the speed
 
 
 @dataclass(frozen=True)
@@ -86,14 +82,4 @@ def precision_context(device: torch.device, precision: str) -> AbstractContextMa
     """bf16: matrix products in bfloat16 while LoRA weights and their gradients stay float32; fp32: nothing."""
     if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
-
-
-def attention_kernel(device: torch.device, tokens: int) -> AbstractContextManager[object]:
-    """Plain attention on the CPU for short sequences, where it trains twice as fast as the fused kernel.
-
-    Hold it around backward too: gradient checkpointing computes attention again there, and must do it the same way.
-    """
-    if device.type == "cpu" and tokens <= PLAIN_ATTENTION_TOKENS:
-        return sdpa_kernel([SDPBackend.MATH])
     return nullcontext()

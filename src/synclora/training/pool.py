@@ -8,9 +8,11 @@ asked for and written atomically, so several processes may fill one pool and a k
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -62,10 +64,10 @@ class ClipPool:
         return -(-self.motions // MOTIONS_PER_SHARD)
 
     def path(self, index: int) -> Path:
-        """File of shard `index`; its name holds every setting, so pools of different settings never mix."""
+        """File of shard `index`; its name holds every setting and the renderer's digest, so that pools never mix."""
         first = self.seed + index * MOTIONS_PER_SHARD
-        name = f"{self.size}px-{self.frames}f-{self.fps:g}fps-{self.looks}looks-{first:07d}.safetensors"
-        return self.folder / name
+        settings = f"{self.size}px-{self.frames}f-{self.fps:g}fps-{self.looks}looks-{drawing_digest()[:8]}"
+        return self.folder / f"{settings}-{first:07d}.safetensors"
 
     def shard(self, index: int) -> Shard:
         """Shard `index`, rendered first if it is not on disk whole."""
@@ -114,6 +116,19 @@ def sample_looks(seed: int, count: int) -> list:
         else:
             people.append(sample_edit(people[0], rng.randrange(TEST_SEED_START), rng.randint(1, MAX_EDITS))[0])
     return people
+
+
+@lru_cache(maxsize=1)
+def drawing_digest() -> str:
+    """A digest of small drawings, one for each kind of edit: changes when the renderer draws anything differently."""
+    from synclora.portraits import EDIT_KINDS, apply_edit, caption, render, sample_motion, sample_person
+
+    digest = hashlib.sha256()
+    for seed, kind in enumerate(sorted(EDIT_KINDS)):
+        person = apply_edit(sample_person(seed), kind, seed)
+        digest.update(render(person, sample_motion(seed, 9, 5.0)[8:9], 64, "cpu").numpy().tobytes())
+        digest.update(caption(person).encode())
+    return digest.hexdigest()
 
 
 def main() -> None:

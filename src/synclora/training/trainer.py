@@ -34,7 +34,7 @@ from synclora.training.clips import open_clips
 from synclora.training.config import TrainConfig, differences, load_config
 from synclora.training.latents import LatentCache, module_fingerprint
 from synclora.training.log import RunLog
-from synclora.training.objective import Draws, attention_kernel, load_batch, precision_context, velocity_loss
+from synclora.training.objective import Draws, load_batch, precision_context, velocity_loss
 from synclora.training.state import (
     PairSampler,
     TrainState,
@@ -130,10 +130,7 @@ class _Run:
         with torch.no_grad():
             empty = self.backbone.embed([""])
         self.empty = empty.hidden[0][empty.mask[0]].to(torch.bfloat16).float().cpu()
-        with (
-            RunLog(config.output, state.step, config.steps, self.console) as log,
-            attention_kernel(self.backbone.device, self.tokens),
-        ):
+        with RunLog(config.output, state.step, config.steps, self.console) as log:
             self._loop(log)
         self._save_adapter()
         return self._adapter
