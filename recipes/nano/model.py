@@ -20,9 +20,6 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from torch import nn
 from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
-from synclora.backbones.base import Geometry
-from synclora.diffusion.flow import shift_mu
-
 WIDTH, LAYERS, HEADS = 256, 6, 4
 TEXT_WIDTH = 128
 LATENT_NOISE = 0.1  # standard deviation of the posterior
@@ -98,13 +95,9 @@ def new_text_encoder() -> T5EncoderModel:
 
 
 def new_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """A flow-match schedule with the shift that nano's whole window has in training, e^mu(L).
-
-    Fixed, because diffusers' LTXConditionPipeline does not hand a schedule the mu that a dynamic shift needs.
-    """
-    window = Geometry(**{key: GEOMETRY[key] for key in ("width", "height", "frames", "fps")}, spatial=16, temporal=4)
-    f, h, w = window.latent_grid()
-    return FlowMatchEulerDiscreteScheduler(shift=round(math.exp(shift_mu(f * h * w)), 4))
+    """A plain flow-match scheduler: diffusers' LTXConditionPipeline hands it timesteps that are shifted already, and
+    synclora takes its noise levels from `diffusion.flow`."""
+    return FlowMatchEulerDiscreteScheduler()
 
 
 def save_nano(

@@ -159,7 +159,7 @@ def test_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pyte
     """ENOSPC (28) while writing, in the Rust writer's wording: SyncloraError, older checkpoint whole, no leftovers."""
     from safetensors import SafetensorError
 
-    from synclora.training import tensors
+    from synclora import tensors
 
     state = make_state()
     older = save_checkpoint(tmp_path, state)

@@ -17,9 +17,10 @@ from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from synclora import tensors
 from synclora.diffusion.lora import load_lora
 from synclora.errors import SyncloraError
-from synclora.training import state, tensors, trainer
+from synclora.training import state, trainer
 from synclora.training.config import parse_config
 from synclora.training.latents import LatentCache
 from synclora.training.state import checkpoints

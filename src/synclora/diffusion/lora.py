@@ -19,11 +19,10 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from synclora.atomic import atomic_path
 from synclora.errors import SyncloraError
+from synclora.tensors import write_tensors
 
 ATTENTION_TARGETS = tuple(f"attn{i}.{name}" for i in (1, 2) for name in ("to_q", "to_k", "to_v", "to_out.0"))
 TARGETS = (*ATTENTION_TARGETS, "ff.net.0.proj", "ff.net.2")  # every linear layer of a block
@@ -116,8 +115,7 @@ def save_lora(
         "reference_downscale_factor": str(reference_downscale),
         "reference_temporal_scale_factor": "1",
     }
-    with atomic_path(path) as temporary:
-        save_file({name: tensor.to(dtype).contiguous() for name, tensor in state.items()}, temporary, metadata=header)
+    write_tensors(path, {name: tensor.to(dtype) for name, tensor in state.items()}, header)
 
 
 def load_lora(transformer: nn.Module, path: Path | str, *, base_fingerprint: str | None) -> dict[str, str]:

@@ -27,8 +27,8 @@ from synclora.backbones.base import Backbone, Text
 from synclora.clip import to_model
 from synclora.diffusion.lora import fingerprint
 from synclora.errors import SyncloraError
+from synclora.tensors import make_folder, read_tensors, write_tensors
 from synclora.training.clips import ClipSet
-from synclora.training.tensors import make_folder, read_tensors, write_tensors
 
 FORMAT = 2
 CAPTIONS_AT_ONCE = 64

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from synclora.training.tensors import write_tensors
+from synclora.tensors import write_tensors
 
 MOTIONS_PER_SHARD = 8
 OTHER_PERSON_SHARE = 0.34  # looks that are somebody else altogether; the rest are edits of the first look

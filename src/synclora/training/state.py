@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from synclora.atomic import atomic_path
 from synclora.errors import SyncloraError
-from synclora.training.tensors import dump_tensors, make_folder, read_tensors
+from synclora.tensors import dump_tensors, make_folder, read_tensors
 
 FORMAT = 1
 STATE_FILE = "state.json"

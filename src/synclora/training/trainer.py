@@ -23,13 +23,13 @@ import torch
 import yaml
 from rich.console import Console
 from rich.progress import track
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from synclora import __version__
 from synclora.backbones.base import Backbone
 from synclora.diffusion.lora import TARGETS, add_lora, save_lora
 from synclora.errors import SyncloraError
+from synclora.tensors import make_folder
 from synclora.training.clips import open_clips
 from synclora.training.config import TrainConfig, differences, load_config
 from synclora.training.latents import LatentCache, module_fingerprint
@@ -45,7 +45,6 @@ from synclora.training.state import (
     set_lr,
     warmup_cosine,
 )
-from synclora.training.tensors import make_folder
 from synclora.training.validation import held_out_loss, sample_edits
 
 ADAPTER = "adapter.safetensors"
@@ -227,18 +226,13 @@ class _Run:
             "rank": str(config.rank),
             "seed": str(config.seed),
         }
-        try:
-            save_lora(
-                self._adapter,
-                self.backbone.transformer,
-                base_fingerprint=self.origin["backbone"],
-                reference_attention=config.attention,
-                metadata=provenance,
-            )
-        except SafetensorError as error:
-            raise SyncloraError(
-                f"{self._adapter}: cannot be written ({error}). Free some space and start again; no step is lost."
-            ) from error
+        save_lora(
+            self._adapter,
+            self.backbone.transformer,
+            base_fingerprint=self.origin["backbone"],
+            reference_attention=config.attention,
+            metadata=provenance,
+        )
 
     def _precision(self):
         return precision_context(self.backbone.device, self.config.precision)
