@@ -144,11 +144,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--frames", type=int, default=33)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pool = ClipPool(
-        arguments.folder, arguments.motions, arguments.looks, arguments.seed, arguments.size, arguments.frames
+        arguments.folder,
+        arguments.motions,
+        arguments.looks,
+        arguments.seed,
+        arguments.size,
+        arguments.frames,
+        device=arguments.device,
     )
     for index in track(range(len(pool)), "rendering"):
         pool.shard(index)
