@@ -1,5 +1,6 @@
 """Muon: momentum whose every matrix is made orthogonal before it is applied (Jordan et al., 2024, "Muon: An optimizer
-for hidden layers in neural networks"). On nano's VAE it reaches in 60 steps what AdamW reaches in well over 100.
+for hidden layers in neural networks"). In one trial on an earlier VAE of
+nano's size it stood at 18.0 dB after 60 steps (lr 1e-3), AdamW at 17.1 after 100 (lr 2e-4).
 
 torch.optim.Muon takes matrices only; here convolutions are matrices of [out, in * kernel], and biases get Adam.
 """

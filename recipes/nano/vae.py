@@ -1,6 +1,6 @@
 """Step 1 of nano: the video autoencoder.
 
-    CPU:  python recipes/nano/vae.py --output runs/nano/vae --pool runs/nano/pool --steps 2400
+    CPU:  python recipes/nano/vae.py --output runs/nano/vae --pool runs/nano/pool
     GPU:  python recipes/nano/vae.py --output runs/nano/vae --pool runs/nano/pool --steps 12000 --batch 32 --device cuda
 
 Run the same line again to resume from the newest checkpoint; `--from FOLDER` starts from another VAE's weights, and
@@ -67,7 +67,7 @@ def batch_at(pool: ClipPool, step: int, batch: int, frames: int, seed: int) -> T
 def reconstruction_loss(y: Tensor, x: Tensor, ramp: float = 1.0) -> Tensor:
     """L1 on pixels and on their spatial differences; pixels that move within the clip weigh up to 1 + MOTION_WEIGHT.
 
-    Eyes and mouth are a few percent of the picture and all of the motion; without the weight they are learnt last.
+    Eyes and mouth are a few percent of the picture and most of the motion; the weight is there for them.
     """
     moving = (x - x.mean(2, keepdim=True)).abs().mean(1, keepdim=True)
     weight = 1 + MOTION_WEIGHT * (moving * 8).clamp(max=1)

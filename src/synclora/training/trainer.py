@@ -1,6 +1,6 @@
 """Train a LoRA on a frozen backbone.
 
-    synclora train recipes/nano/lora.yaml
+    synclora train recipes/nano/sync_lora.yaml
 
     OUTPUT/config.yaml            the resolved configuration
     OUTPUT/cache/                 encoded clips and prompts
