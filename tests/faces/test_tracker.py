@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ import torch
 from torch import Tensor
 
 from synclora import portraits
+from synclora.clip import Clip, read_clip
 from synclora.errors import SyncloraError
 from synclora.faces import count_faces, measure, signals_from_landmarks, track
+from synclora.faces.graphs import Box
+from synclora.faces.tracker import follow
 from synclora.sync import compare
 
 FOOTAGE = Path(os.environ.get("SYNCLORA_FOOTAGE", Path(__file__).resolve().parents[3] / "shared" / "footage"))
@@ -62,7 +66,96 @@ def test_the_largest_of_several_faces(portrait: Tensor) -> None:
     both[30:107, 150:227] = small.permute(1, 2, 0).byte()
     assert count_faces(both) == 2
     assert track(both[None])[0, :, 0].max() < 128
+    assert track(both[None], face=1)[0, :, 0].min() > 128
+    assert np.isnan(track(both[None], face=2)).all()
     assert track(both.flip(1)[None])[0, :, 0].min() > 128
+
+
+def boxes(*faces: tuple[float, float] | None) -> list[list[Box]]:
+    """One frame a face: (x, side), or none."""
+    return [[Box(face[0], 0.5, face[1], 0.0)] if face else [] for face in faces]
+
+
+def beside(one: list[list[Box]], other: list[list[Box]]) -> list[list[Box]]:
+    return [b + a for a, b in zip(one, other, strict=True)]
+
+
+def test_a_passer_by_does_not_take_over() -> None:
+    """The face with the most size over all frames is followed, also where another is larger for a moment."""
+    talker = boxes(*[(0.3 + 0.01 * k, 0.4) for k in range(10)])
+    passer = boxes(*[None] * 4, (0.8, 0.6), (0.85, 0.6), *[None] * 4)
+    both = beside(talker, passer)
+    assert follow(both) == [frame[0] for frame in talker]
+    assert follow(both, 1) == [frame[0] if frame else None for frame in passer]
+
+
+def test_a_face_lost_is_not_replaced() -> None:
+    """In a gap another face is not taken; after a cut (all later frames elsewhere) the face goes on."""
+    talker = boxes((0.3, 0.4), (0.3, 0.4), None, (0.31, 0.4), (0.8, 0.5), (0.8, 0.5))
+    other = boxes(None, None, (0.05, 0.5), None, None, None)
+    expected = [frame[0] if frame else None for frame in talker]
+    assert follow(beside(talker, other)) == expected
+
+
+def test_negative_face_is_named(portrait: Tensor) -> None:
+    with pytest.raises(SyncloraError, match="face: found -1"):
+        track(portrait[:1], face=-1)
+
+
+def covered(frames: Tensor, landmarks: np.ndarray, points: list[int], color: int, margin: int = 3) -> Tensor:
+    """A bar of one colour over the box of some landmarks, in every frame."""
+    bars = frames.clone()
+    for frame, places in zip(bars, landmarks[:, points, :2], strict=True):
+        x0, y0, x1, y1 = *(places.min(0) - margin), *(places.max(0) + margin)
+        frame[int(y0) : int(y1), int(x0) : int(x1)] = color
+    return bars
+
+
+def test_covered_parts_are_hidden(portrait: Tensor) -> None:
+    """Opaque bars over the eyes hide the eyes, over the mouth the mouth; a face as it is hides nothing."""
+    landmarks = track(portrait)
+    hidden = [
+        measure(Clip(frames, Fraction(25))).hidden
+        for frames in (
+            portrait,
+            covered(portrait, landmarks, [70, 300, 130, 359, 119, 348], 25),
+            covered(portrait, landmarks, [1, 123, 352, 152], 210),
+        )
+    ]
+    assert hidden == [set(), {"eyes"}, {"mouth"}]
+
+
+def test_rendered_sunglasses_hide_the_eyes(portrait: Tensor) -> None:
+    """Dark glasses hide the eyes of a pale and of a dark person, clear glasses do not; blinks are not counted."""
+    for seed in (1003, 1_000_006):
+        motion = portraits.sample_motion(1003, 4, 25.0)
+        dark, clear = (
+            measure(
+                Clip(portraits.render(portraits.sample_person(seed).replace(glasses=kind), motion, 192), Fraction(25))
+            )
+            for kind in ("sun", "square")
+        )
+        assert dark.hidden == {"eyes"} and dark.blinks() == [] and clear.hidden == set(), seed
+
+
+def test_measured_motion_is_the_true_one() -> None:
+    """Three held-out people at 192 px: r with the renderer's curves near the 0.95 that 512 px gives."""
+    from measure_accuracy import measure_accuracy
+
+    accuracy = measure_accuracy(people=3, size=192, frames=13)
+    least = {"mouth": 0.9, "eyes": 0.9, "gaze_x": 0.8, "yaw": 0.95, "pitch": 0.85, "roll": 0.9}
+    for name, value in least.items():
+        assert not accuracy.r[name] or np.mean(accuracy.r[name]) > value, name
+    assert accuracy.f1 is None or accuracy.f1 >= 0.8  # so short a clip may begin or end in a blink
+
+
+@needs_footage
+def test_shoulders_are_tracked_when_asked_for() -> None:
+    """Shoulders lie left and right of the middle, wrists out of the picture are NaN."""
+    clip = read_clip(FOOTAGE / "d10.mp4", frames=2)
+    body = measure(clip, body=True).body
+    assert set(body) == {"shoulder_left", "shoulder_right", "wrist_left", "wrist_right"}
+    assert body["shoulder_left"].shape == (2, 2)
 
 
 def test_native_logs_stay_off_the_screen(portrait: Tensor, capfd: pytest.CaptureFixture[str]) -> None:
@@ -94,9 +187,7 @@ def test_true_yaw_and_mouth_are_read_from_a_rendered_face() -> None:
 @pytest.mark.parametrize("name", ["d10.mp4", "d12.mp4"])
 def test_real_footage_against_itself_two_frames_late(name: str) -> None:
     """A clip's pixels two frames late: every judged channel fits best at lag 2, with r there near 1."""
-    from synclora.clip import read_clip
-
-    clip = read_clip(FOOTAGE / name, frames=75)
+    clip = read_clip(FOOTAGE / name, frames=48)
     signals = measure(clip)
     late = measure(clip[2:])
     report = compare(late, signals[:-2])
@@ -113,10 +204,8 @@ def test_turning_a_real_picture_is_not_talking() -> None:
     """Each frame turned in the picture by a known angle: roll follows it, the lips' gap stays with the clip's own."""
     from PIL import Image
 
-    from synclora.clip import read_clip
-
-    clip = read_clip(FOOTAGE / "d10.mp4", frames=60)
-    angles = 15 * np.sin(np.arange(60) / 60 * 4 * np.pi)
+    clip = read_clip(FOOTAGE / "d10.mp4", frames=40)
+    angles = 15 * np.sin(np.arange(40) / 40 * 4 * np.pi)
     turned = [
         np.asarray(Image.fromarray(frame).rotate(-angle, Image.Resampling.BICUBIC))  # PIL turns anticlockwise
         for frame, angle in zip(clip.frames.numpy(), angles, strict=True)

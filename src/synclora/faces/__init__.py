@@ -1,7 +1,15 @@
 """Pixels to motion: face landmarks (tracker) and the named signals read from them (signals)."""
 
-from synclora.faces.signals import Blink, MotionSignals, find_blinks, measure, signals_from_landmarks
-from synclora.faces.tracker import LANDMARKS, count_faces, track
+from synclora.faces.graphs import LANDMARKS
+from synclora.faces.signals import (
+    Blink,
+    MotionSignals,
+    find_blinks,
+    measure,
+    signals_from_frames,
+    signals_from_landmarks,
+)
+from synclora.faces.tracker import count_faces, track
 
 __all__ = [
     "LANDMARKS",
@@ -10,6 +18,7 @@ __all__ = [
     "count_faces",
     "find_blinks",
     "measure",
+    "signals_from_frames",
     "signals_from_landmarks",
     "track",
 ]

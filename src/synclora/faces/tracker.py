@@ -2,20 +2,14 @@
 
 MediaPipe's video mode crops each frame around the landmarks of the frame before, so that what is measured depends on
 the past: played backwards, a clip gives landmarks up to 2 px away. Its image mode crops around a detector's box, whose
-jitter shows up in lips and lids. Here a blank image makes the graph forget the frame before, and the frame is then
-shown `LOOKS` times: each look is cropped around the landmarks of the last look at the same frame, which converges, and
-the landmarks are the mean of the looks after the first. Nothing depends on other frames, so no event can move in time:
-forwards and backwards give the same numbers.
+jitter shows up in lips and lids. Here every frame is looked at three times, each time in another crop: around the
+detector's box, around the landmarks of the first look, and closer around those of the second. The landmarks are the
+mean of the three, which halves what of the noise comes from the crop. Nothing depends on other frames (they only tell
+which of several faces is followed), so no event can move in time: forwards and backwards give the same numbers.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,50 +17,108 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from synclora.errors import SyncloraError
+from synclora.faces.graphs import LANDMARKS, Box, FaceGraphs, around, face_graphs
 
-LANDMARKS = 478  # 468 of the mesh and 5 of each iris
-LOOKS = 3  # with the last two averaged: half the noise of one look, at about 10 ms a frame
 MIN_SIDE = 256  # smaller frames are enlarged to this shorter side
-MAX_FACES = 4
-MIN_CONFIDENCE = 0.5
+CLOSER = 0.8  # of the last crop: the lips and lids fill more of the mesh's 192 x 192 pixels
+SAME_FACE = 0.5  # of a box's side: how far a face's centre may be from where it was last seen
 
 
-def track(frames: Tensor | NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Find the landmarks of one face, the largest, in every frame of a video.
-
-    Where a frame shows several faces, the one nearest to the last one chosen is taken if it overlaps it, else the
-    largest; so a passer-by does not take over.
+def track(frames: Tensor | NDArray[np.uint8], face: int = 0) -> NDArray[np.float64]:
+    """Find the landmarks of one face in every frame of a video.
 
     Args:
         frames: uint8 [F, H, W, 3] RGB.
+        face: which one where there are several: 0 for the largest and steadiest (by the sum of its size over all
+            frames, so a passer-by does not take over), 1 for the next.
 
     Returns:
         [F, 478, 3]: x (right) and y (down) in pixels of `frames`, and depth z (away from the camera) in the same unit
-        from the head's middle. NaN in every value of a frame without a face.
+        from the head's middle. NaN in every value of a frame without that face.
 
     Raises:
-        SyncloraError: the frames are not uint8 [F, H, W, 3].
+        SyncloraError: the frames are not uint8 [F, H, W, 3], or `face` is negative.
     """
-    images = _as_images(frames)
+    images = as_images(frames)
+    if face < 0:
+        raise SyncloraError(f"face: found {face}; needed 0 for the largest face, 1 for the next, and so on.")
+    graphs = face_graphs()
+    boxes = follow([graphs.detect(graphs.image(_Canvas(image).pixels)) for image in images], face)
     landmarks = np.full((len(images), LANDMARKS, 3), np.nan)
-    last: NDArray[np.float64] | None = None
-    with _face_mesh() as look:
-        for index, image in enumerate(images):
-            faces = _converged(look, image)
-            if faces:
-                last = _choose(faces, last)
-                landmarks[index] = last
+    for index, (image, box) in enumerate(zip(images, boxes, strict=True)):
+        if box is not None:
+            canvas = _Canvas(image)
+            points = _looked_at(graphs, graphs.image(canvas.pixels), box)
+            if points is not None:
+                landmarks[index] = canvas.to_pixels(points)
     return landmarks
 
 
 def count_faces(image: Tensor | NDArray[np.uint8]) -> int:
-    """How many faces (up to 4) an image, uint8 [H, W, 3] RGB, shows."""
-    images = _as_images(image[None])
-    with _face_mesh() as look:
-        return len(_converged(look, images[0]))
+    """How many faces an image, uint8 [H, W, 3] RGB, shows."""
+    graphs = face_graphs()
+    shown = graphs.image(_Canvas(as_images(image[None])[0]).pixels)
+    return sum(graphs.look(shown, box) is not None for box in graphs.detect(shown))
 
 
-def _as_images(frames: Tensor | NDArray[np.uint8]) -> NDArray[np.uint8]:
+def follow(detections: list[list[Box]], face: int = 0) -> list[Box | None]:
+    """Which box of each frame is the face asked for.
+
+    A face is followed from frame to frame by where its centre was last seen, through gaps. A face that comes after the
+    last frame of another, or before its first, may be the same one across a cut, and continues it if it is at least
+    half as large.
+    """
+    paths: list[dict[int, Box]] = []
+    for frame, boxes in enumerate(detections):
+        pairs = [
+            (apart, p, b)
+            for p, path in enumerate(paths)
+            for b, box in enumerate(boxes)
+            if (apart := _distance(last := path[max(path)], box)) < SAME_FACE * max(last.side, box.side) / 1.5
+        ]
+        taken_paths: set[int] = set()
+        taken: set[int] = set()
+        for _, p, b in sorted(pairs):
+            if p not in taken_paths and b not in taken:
+                paths[p][frame] = boxes[b]
+                taken_paths.add(p)
+                taken.add(b)
+        paths += [{frame: box} for b, box in enumerate(boxes) if b not in taken]
+    paths.sort(key=lambda path: -sum(box.side for box in path.values()))
+    chosen: dict[int, Box] = {}
+    for _ in range(face + 1):
+        if not paths:
+            return [None] * len(detections)
+        chosen = paths.pop(0)
+        for path in list(paths):
+            beside = min(path) > max(chosen) or max(path) < min(chosen)
+            if beside and 2 * _size(path) >= _size(chosen):
+                chosen = {**chosen, **path}
+                paths.remove(path)
+    return [chosen.get(frame) for frame in range(len(detections))]
+
+
+def _distance(one: Box, other: Box) -> float:
+    return float(np.hypot(one.x - other.x, one.y - other.y))
+
+
+def _size(path: dict[int, Box]) -> float:
+    return sum(box.side for box in path.values()) / len(path)
+
+
+def _looked_at(graphs: FaceGraphs, image: Any, box: Box) -> NDArray[np.float64] | None:
+    """The mean of the three looks, in units of the image's side; None where any of them sees no face."""
+    first = graphs.look(image, box)
+    second = graphs.look(image, around(first)) if first is not None else None
+    third = graphs.look(image, around(second).zoomed(CLOSER)) if second is not None else None
+    if first is None or second is None:
+        return None
+    looks = [first, second] if third is None else [first, second, third]
+    return np.mean(looks, axis=0)
+
+
+def as_images(frames: Tensor | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Frames as a checked uint8 array [F, H, W, 3]. Raises SyncloraError for anything else."""
     array = frames.detach().cpu().numpy() if isinstance(frames, Tensor) else np.asarray(frames)
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape[1:]:
         raise SyncloraError(
@@ -80,104 +132,21 @@ class _Canvas:
     in square images, and the detector misses faces that touch the border."""
 
     def __init__(self, image: NDArray[np.uint8]) -> None:
-        from PIL import Image
-
         height, width = image.shape[:2]
-        self.scale = max(1.0, MIN_SIDE / min(height, width))
-        wide, high = round(width * self.scale), round(height * self.scale)
-        if self.scale > 1:
+        scale = max(1.0, MIN_SIDE / min(height, width))
+        wide, high = round(width * scale), round(height * scale)
+        if scale > 1:
+            from PIL import Image
+
             image = np.asarray(Image.fromarray(image).resize((wide, high), Image.Resampling.BICUBIC))
         self.side = max(wide, high)
         self.left, self.top = (self.side - wide) // 2, (self.side - high) // 2
-        self.pixels = np.zeros((self.side, self.side, 3), np.uint8)
-        self.pixels[self.top : self.top + high, self.left : self.left + wide] = image
+        self.pixels = image
+        if wide != high:
+            self.pixels = np.zeros((self.side, self.side, 3), np.uint8)
+            self.pixels[self.top : self.top + high, self.left : self.left + wide] = image
         self.stretch = np.array([wide / width, high / height, wide / width])
 
     def to_pixels(self, relative: NDArray[np.float64]) -> NDArray[np.float64]:
-        """MediaPipe's coordinates relative to the square -> pixels of the frame as it was given."""
+        """Coordinates relative to the square -> pixels of the frame as it was given."""
         return (relative * self.side - [self.left, self.top, 0]) / self.stretch
-
-
-def _converged(look: Any, image: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
-    """The faces of one frame, each the mean of the looks after the first; in pixels of `image`."""
-    canvas = _Canvas(image)
-    look(np.zeros_like(canvas.pixels))  # no face here: forgets the frame before
-    looks = [look(canvas.pixels) for _ in range(LOOKS)]
-    faces = []
-    for face in looks[-1]:
-        same = [_nearest(face, earlier) for earlier in looks[1:-1]]
-        faces.append(canvas.to_pixels(np.mean([face, *(s for s in same if s is not None)], axis=0)))
-    return faces
-
-
-def _size(face: NDArray[np.float64]) -> float:
-    return float(np.linalg.norm(np.ptp(face[:, :2], axis=0)))
-
-
-def _nearest(face: NDArray[np.float64], others: list[NDArray[np.float64]]) -> NDArray[np.float64] | None:
-    """The one of `others` whose centre lies nearest to that of `face`, if within half a face; else None."""
-
-    def distance(other: NDArray[np.float64]) -> float:
-        return float(np.linalg.norm(other[:, :2].mean(0) - face[:, :2].mean(0)))
-
-    nearest = min(others, key=distance, default=None)
-    return nearest if nearest is not None and distance(nearest) < 0.5 * _size(face) else None
-
-
-def _choose(faces: list[NDArray[np.float64]], last: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    followed = _nearest(last, faces) if last is not None else None
-    return followed if followed is not None else max(faces, key=_size)
-
-
-@contextlib.contextmanager
-def _face_mesh() -> Iterator[Any]:
-    """Yield look(image [S, S, 3]) -> list of faces [478, 3] relative to the image's side."""
-    with _quiet_stderr():
-        from mediapipe.python.solutions.face_mesh import FaceMesh
-
-        mesh = FaceMesh(
-            static_image_mode=False,
-            max_num_faces=MAX_FACES,
-            refine_landmarks=True,
-            min_detection_confidence=MIN_CONFIDENCE,
-            min_tracking_confidence=MIN_CONFIDENCE,
-        )
-
-        # The graph logs from threads of its own while it opens, which ends before its first result.
-        mesh.process(np.zeros((MIN_SIDE, MIN_SIDE, 3), np.uint8))
-
-    shown = False
-
-    def look(image: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
-        nonlocal shown
-        with contextlib.nullcontext() if shown else _quiet_stderr():  # it logs once more at its first face
-            result: Any = mesh.process(image)
-        faces = result.multi_face_landmarks or []
-        shown = shown or bool(faces)
-        return [np.array([(point.x, point.y, point.z) for point in face.landmark]) for face in faces]
-
-    try:
-        yield look
-    finally:
-        mesh.close()
-
-
-_stderr_lock = threading.Lock()
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Keep what native code writes to file descriptor 2 off the screen; on an error it is shown after all."""
-    with _stderr_lock, tempfile.TemporaryFile() as kept:
-        sys.stderr.flush()
-        saved = os.dup(2)
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            kept.seek(0)
-            os.write(saved, kept.read())
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
