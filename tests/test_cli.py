@@ -25,7 +25,7 @@ def test_help_is_quick_and_names_every_command() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-m", "synclora", "--help"], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    for command in ("first-frame", "edit", "demo", "train", "bench", "pairs"):
+    for command in ("first-frame", "edit", "demo", "train", "bench", "sync", "pairs"):
         assert command in done.stdout
     assert after.ru_utime - before.ru_utime < 1.0
 

@@ -37,6 +37,14 @@ class Suite(str, Enum):
     procedural = "procedural"
 
 
+class PairsExecutor(str, Enum):
+    """What `synclora pairs curate` measures with."""
+
+    processes = "processes"
+    local = "local"
+    ray = "ray"
+
+
 Backbone = Annotated[str, typer.Option(help="Model: nano, a diffusers folder, or a hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1 and so on.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps.", show_default="8 for nano, else 30")]
@@ -137,11 +145,31 @@ def bench(
     say((out / "bench.md").read_text(encoding="utf-8"), f"{out / 'bench.json'}")
 
 
+@app.command("sync")
+def sync_clips(
+    source: Annotated[Path, typer.Argument(help="The source video.")],
+    edited: Annotated[Path, typer.Argument(help="The edited video, of the source's frame rate and length.")],
+    json: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Page to write: one file, to open in a browser.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Compare the first so many frames.", show_default="all")] = None,
+    face: Annotated[int, typer.Option(help="Which face of several: 0 is the largest and steadiest.")] = 0,
+) -> None:
+    """Measure whether an edited video blinks, looks, speaks and turns on its source's frames."""
+    from synclora.sync.run import sync_files
+    from synclora.sync.table import print_report
+
+    with progress_bars() as progress:
+        result = sync_files(source, edited, json=json, html=html, frames=frames, face=face, progress=progress)
+    print_report(result)
+    say(*(str(path) for path in (json, html) if path))
+
+
 @pairs_app.command("generate")
 def pairs_generate(
     count: Annotated[int, typer.Option(help="Number of pairs in the store when done.")],
-    out: Annotated[Path, typer.Option(help="Folder of the store; run again to go on after a stop.")],
+    out: Annotated[str, typer.Option(help="Folder of the store, or its URL; run again to go on after a stop.")],
     generator: Annotated[str, typer.Option(help="What makes the pairs: procedural.")] = "procedural",
+    defects: Annotated[bool, typer.Option("--defects", help="Give every second pair a known defect.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the first pair; the others follow on.")] = 0,
     size: Annotated[int, typer.Option(help="Width and height in pixels, a multiple of 32.")] = 128,
     frames: Annotated[int, typer.Option(help="Frames a clip, 8k+1.")] = 33,
@@ -152,14 +180,54 @@ def pairs_generate(
 
     with progress_bars() as progress:
         made = generate_store(
-            out, count, seed, size=size, frames=frames, workers=workers, generator=generator, progress=progress
+            out,
+            count,
+            seed,
+            size=size,
+            frames=frames,
+            workers=workers,
+            generator=generator,
+            defects=defects,
+            progress=progress,
         )
     say(f"{out}: {made} pairs generated, {count - made} were already there.")
 
 
+@pairs_app.command("import")
+def pairs_import(
+    source: Annotated[Path, typer.Argument(help="JSON, JSONL or CSV file, or the folder that holds one.")],
+    out: Annotated[str, typer.Option(help="Folder of the store, or its URL; run again to go on after a stop.")],
+) -> None:
+    """Bring in paired clips in the layouts of the public trainers (caption, media_path, reference_path, ...)."""
+    from synclora.pairs.exchange import REFUSED, import_pairs
+
+    with progress_bars() as progress:
+        done = import_pairs(source, out, progress)
+    say(*map(str, done.refused))
+    refused = f", {len(done.refused)} refused (see {out}/{REFUSED})" if done.refused else ""
+    say(f"{out}: {done.made} pairs imported, {done.present} were already there{refused}.")
+    raise typer.Exit(0 if done.made + done.present else 2)
+
+
+@pairs_app.command("export")
+def pairs_export(
+    folder: Annotated[str, typer.Argument(help="Folder of the store, or its URL.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    layout: Annotated[str, typer.Option(help="Trainer to write for: ltx, ltx2, ltx2-first or musubi.")] = "ltx",
+    everything: Annotated[bool, typer.Option("--all", help="All pairs, not only those that curation kept.")] = False,
+) -> None:
+    """Write the pairs that curation kept as a folder for the public LTX trainers."""
+    from synclora.pairs.exchange import export_store
+    from synclora.pairs.layouts import LAYOUTS
+
+    with progress_bars() as progress:
+        count = export_store(folder, out, layout, everything=everything, progress=progress)
+    say(f"{out / LAYOUTS[layout].file}: {count} pairs exported.")
+
+
 @pairs_app.command("check")
 def pairs_check(
-    folder: Annotated[Path, typer.Argument(help="Folder of the store.")],
+    folder: Annotated[str, typer.Argument(help="Folder of the store, or its URL.")],
     quick: Annotated[bool, typer.Option("--quick", help="Look at the table and the files' presence only.")] = False,
 ) -> None:
     """Check every pair of a store: readable, unaltered, of equal rate, length and size."""
@@ -172,6 +240,42 @@ def pairs_check(
     pairs = len(store)
     say(f"{folder}: {pairs} pairs, {len(problems)} problems." if problems else f"{folder}: {pairs} pairs, all sound.")
     raise typer.Exit(2 if problems else 0)
+
+
+@pairs_app.command("curate")
+def pairs_curate(
+    folder: Annotated[str, typer.Argument(help="Folder of the store, or its URL (s3://..., gs://...).")],
+    config: Annotated[
+        Path | None, typer.Option(help="YAML thresholds.", show_default="those of the package; see docs/curation.md")
+    ] = None,
+    executor: Annotated[PairsExecutor, typer.Option(help="Where to measure.")] = PairsExecutor.processes,
+    workers: Annotated[int, typer.Option(help="Workers, of one thread each.")] = 1,
+    ray_address: Annotated[str | None, typer.Option(help="Ray cluster.", show_default="this machine")] = None,
+) -> None:
+    """Measure every pair and keep those in step; run it again to go on after a stop, or with other thresholds."""
+    from synclora.pairs.curate import curate
+    from synclora.pairs.jobs import executor as make_executor
+    from synclora.pairs.store import PairStore
+    from synclora.sync.gate import load_thresholds
+
+    thresholds, runner = load_thresholds(config), make_executor(executor.value, workers, ray_address)
+    with progress_bars() as progress:
+        result = curate(PairStore(folder), thresholds, runner, workers, progress)
+    say(*result.summary())
+
+
+@pairs_app.command("report")
+def pairs_report(
+    folder: Annotated[str, typer.Argument(help="Folder of a curated store, or its URL.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="HTML file to write.")] = Path("report.html"),
+) -> None:
+    """Show what curation kept and dropped, and why, as one HTML file."""
+    from synclora.pairs.report import write_report
+    from synclora.pairs.store import PairStore
+
+    with progress_bars() as progress:
+        write_report(PairStore(folder), output, progress)
+    say(str(output))
 
 
 def main() -> None:

@@ -91,7 +91,7 @@ def test_bad_settings_are_told(tmp_path: Path, settings: dict, said: str) -> Non
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     """The lock is the system's: held by a live run only, so a killed one never blocks the next."""
-    with generate_module._only_run(tmp_path), pytest.raises(SyncloraError, match="another run"):
+    with generate_module.only_run(PairStore(tmp_path)), pytest.raises(SyncloraError, match="another run"):
         generate_store(tmp_path, 1, 0, **SMALL)
     assert generate_store(tmp_path, 1, 0, **SMALL) == 1
 

@@ -1,12 +1,16 @@
 """The pair store: what it records, that it survives, and that every fault is found and named."""
 
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from uuid import uuid4
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from synclora.clip import Clip, read_clip, write_clip
 from synclora.errors import SyncloraError
@@ -95,7 +99,7 @@ def test_table_is_replaced_whole(store: PairStore, monkeypatch: pytest.MonkeyPat
     def dies(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pq, "write_table", dies)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", dies)
     with pytest.raises(KeyboardInterrupt):
         store.append(replace(store.rows()[0], id="c"))
     assert [row.id for row in store.rows()] == ["a", "b"]
@@ -197,3 +201,121 @@ def test_table_of_another_format_is_refused(store: PairStore) -> None:
     pq.write_table(table.drop_columns(["seed"]), store.table_path)
     with pytest.raises(SyncloraError, match="lacks the columns seed"):
         store.rows()
+
+
+def test_a_row_without_a_value_and_a_wrong_type_are_refused(store: PairStore) -> None:
+    """A null where a value must be, and text where a number must be, are told with the column or the cause."""
+    table = pq.read_table(store.table_path)
+    for column, values, said in (
+        ("prompt", pa.array([None, "x"]), "Casting field 'prompt' with null values"),
+        ("frames", pa.array(["nine", "9"]), "not a readable Parquet file"),
+        ("id", pa.array([b"\xff\xfe", b"x"]), "not a readable Parquet file"),
+    ):
+        at = table.schema.get_field_index(column)
+        broken = table.set_column(at, column, values)
+        pq.write_table(broken.replace_schema_metadata(table.schema.metadata), store.table_path)
+        with pytest.raises(SyncloraError, match=said):
+            store.rows()
+
+
+def test_format_1_is_read_and_rewritten_as_2(store: PairStore) -> None:
+    """A table without `appearance` and `defect` gives rows with None there, and keeps them when rows are added."""
+    rows = store.rows()
+    table = pq.read_table(store.table_path).drop_columns(["appearance", "defect"])
+    pq.write_table(table.replace_schema_metadata({"synclora_pairs": "1"}), store.table_path)
+    assert store.rows() == rows and rows[0].appearance is None and rows[0].defect is None
+    added = replace(rows[0], id="c", defect='{"kind": "none"}', appearance="{}")
+    assert store.append([added, replace(rows[1], verdict="keep")], replace=True) == 2
+    assert store.rows() == [rows[0], replace(rows[1], verdict="keep"), added]
+    assert pq.read_schema(store.table_path).metadata[b"synclora_pairs"] == b"2"
+
+
+def test_tables_larger_than_memory_allows_at_once(store: PairStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows read and replaced some at a time are the same rows in the same order."""
+    monkeypatch.setattr("synclora.pairs.store.ROWS_AT_ONCE", 7)
+    first = store.rows()[0]
+    many = [replace(first, id=f"{i:03d}", seed=i) for i in range(50)]
+    assert store.append(many) == 50 and len(store) == 52
+    assert store.append([replace(many[30], prompt="new")], replace=True) == 1
+    assert [row.id for row in store.iter_rows()] == ["a", "b", *(row.id for row in many)]
+    assert [row.seed for row in store.rows() if row.prompt == "new"] == [30]
+
+
+@pytest.fixture(params=["memory", "file"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"memory://pairs-{uuid4().hex}/deep" if request.param == "memory" else f"file://{tmp_path}/store"
+
+
+def test_a_store_at_a_url_does_what_a_folder_does(url: str) -> None:
+    """Rows, ids, hash and verify agree with a local store of the same pairs; faults are found there too."""
+    store = PairStore(url)
+    assert not store.exists() and store.ids() == set()
+    rows = [save_pair(store, pair_of("a")), save_pair(store, pair_of("b"))]
+    assert store.append(rows) == 2 and store.rows() == rows and store.ids() == {"a", "b"}
+    assert store.verify() == [] and store.is_whole(rows[0])
+    assert store.list("media") == [f"media/{i}.{side}.mp4" for i in "ab" for side in ("source", "target")]
+    assert store.append(replace(rows[0], prompt="new"), replace=True) == 1
+    assert [row.prompt for row in PairStore(url).rows()] == ["new", "a person"]
+    digest = store.content_hash()
+    with store.local(rows[0].source) as path:
+        assert read_clip(path).num_frames == 9
+        store.put(path, rows[1].target)
+    assert faults(store) and faults(store)[0].startswith("b: the target file media/b.target.mp4 was altered")
+    store.remove(rows[0].source)
+    assert faults(store, deep=False) == ["a: the source file media/a.source.mp4 is missing"]
+    assert store.content_hash() == digest  # of the table, not of the files
+
+
+def test_side_files(url: str) -> None:
+    store = PairStore(url)
+    store.write_bytes("measurements/part-0001.parquet", b"one")
+    store.write_bytes("measurements/part-0000.parquet", b"zero")
+    assert store.list("measurements") == ["measurements/part-0000.parquet", "measurements/part-0001.parquet"]
+    assert store.read_bytes("measurements/part-0001.parquet") == b"one" and store.list("none") == []
+    store.remove("measurements/part-0000.parquet")
+    store.remove("measurements/part-0000.parquet")
+    assert store.list() == ["measurements/part-0001.parquet"]
+    with pytest.raises(SyncloraError, match="no such file"):
+        store.read_bytes("measurements/part-0000.parquet")
+    for path in ("../x", "/etc/passwd", "", "a/../../x", "a\0b"):
+        with pytest.raises(SyncloraError, match="leaves the store"):
+            store.write_bytes(path, b"")
+
+
+def test_a_remote_store_has_no_local_paths() -> None:
+    store = PairStore("memory://bucket/pairs")
+    for ask in (lambda: store.root, lambda: store.table_path):
+        with pytest.raises(SyncloraError, match="is not a local folder"):
+            ask()
+    with pytest.raises(SyncloraError, match="synclora pairs generate --out memory://bucket/pairs"):
+        store.rows()
+
+
+def test_a_missing_package_and_an_unknown_protocol_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(SyncloraError, match="pip install s3fs"):
+        PairStore("s3://bucket/pairs")
+    with pytest.raises(SyncloraError, match="nonsense://x"):
+        PairStore("nonsense://x")
+    with pytest.raises(SyncloraError, match="looks like a URL, and a local folder is needed"):
+        PairStore(Path("s3://bucket/pairs"))
+
+
+def test_a_refusing_storage_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a storage package raises becomes one error that names the address and the cause."""
+
+    def refuses(*_, **__):
+        raise RuntimeError("Unable to locate credentials")
+
+    store = PairStore("memory://bucket/pairs")
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuses)
+    with pytest.raises(SyncloraError, match=r"memory://bucket/pairs/report\.html: .*Unable to locate credentials"):
+        store.write_bytes("report.html", b"")
+
+
+def test_paths_that_no_file_can_have_are_missing_files(store: PairStore) -> None:
+    """A path longer than a file system allows is a missing file, told in a line of bounded length without controls."""
+    change(store, 0, source="media/" + "x" * 100_000, target="media/\x1b[2J.mp4")
+    (long, control) = faults(store)
+    assert long.startswith("a: the source file media/xxx") and len(long) < 600
+    assert control == "a: the target file media/\\x1b[2J.mp4 is missing"

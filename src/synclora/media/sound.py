@@ -66,7 +66,7 @@ class Sound:
     def _open(self) -> InputContainer:
         import av
 
-        self._inputs.append(av.open(str(self._origin.path)))
+        self._inputs.append(av.open(str(self._origin.path), metadata_errors="replace"))
         return self._inputs[-1]
 
     def _add(self, index: int, suffix: str) -> None:

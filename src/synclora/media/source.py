@@ -116,7 +116,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
     _check_file(path)
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="replace")
     except FFmpegError as error:
         raise SyncloraError(f"{path}: {_why_unreadable(path)} ({error.strerror}). {_CONVERT}") from error
     with container:

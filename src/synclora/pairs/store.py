@@ -1,27 +1,37 @@
-"""A folder of paired clips: `pairs.parquet` (one row a pair) beside `media/` (two H.264 files a pair).
+"""Paired clips under one root: `pairs.parquet` (one row a pair) beside `media/` (two H.264 files a pair).
 
-    store = PairStore("out/pairs")
-    for row in store.rows():
-        source, target = read_clip(store.source_path(row)), read_clip(store.target_path(row))
+    store = PairStore("out/pairs")  # or PairStore("s3://bucket/pairs")
+    for row in store.iter_rows():
+        with store.local(row.source) as source, store.local(row.target) as target:
+            clips = read_clip(source), read_clip(target)
 
-The table is rewritten as a whole and renamed into place, media first and row last: a kill at any instant leaves a
-store that opens, in which every row's files are there.
+The table is rewritten as a whole and put into place in one step, media first and row last: a kill at any instant leaves
+a store that opens, in which every row's files are there. One process writes the table at a time; any number may write
+media and other files, and read.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
-from fractions import Fraction
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from synclora.atomic import atomic_path
 from synclora.errors import SyncloraError
+from synclora.pairs.files import Files, printable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 TABLE = "pairs.parquet"
 MEDIA = "media"
-FORMAT = "1"  # raised when a column changes meaning; readers refuse what they do not know
+FORMAT = "2"  # raised when a column changes meaning; readers refuse what they do not know
+READABLE = ("1", "2")  # format 1 had neither `appearance` nor `defect`
+ROWS_AT_ONCE = 4096  # rows held in memory while the table is read or rewritten
 
 
 @dataclass(frozen=True)
@@ -39,12 +49,14 @@ class PairRow:
     edit_kinds: list[str]  # what was changed, e.g. ["glasses", "background"]
     generator: str  # what made the pair, e.g. "procedural"
     seed: int  # the generator's seed
-    motion: str | None  # JSON object {curve: [value per frame]} of the true motion, where it is known
+    motion: str | None  # JSON object {curve: [value per frame]} of the source's true motion, where it is known
     sync: str | None  # JSON of the SyncReport of target against source, where it was measured
     verdict: str  # "keep", "reject" or "unjudged"
     reason: str  # why, in words; "" where there is nothing to say
     sha256_source: str  # of the media file
     sha256_target: str  # of the media file
+    appearance: str | None = None  # JSON of the target's measured stability of looks (flicker, identity change, ...)
+    defect: str | None = None  # JSON {"kind", "strength", "unit", ...} of an injected defect; never read by scoring
 
 
 @dataclass(frozen=True)
@@ -55,112 +67,237 @@ class Problem:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.id}: {self.what}"
+        return printable(f"{self.id}: {self.what}")
 
 
 class PairStore:
-    """The pairs under `root`; the folder is made by the first `append`."""
+    """The pairs under `root`, a local path or any URL fsspec opens; a local folder is made by the first `append`.
+
+    Raises:
+        SyncloraError: the URL's protocol is unknown, or its package is not installed.
+    """
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+        self._files = Files(root)
+
+    @property
+    def url(self) -> str:
+        """The address of the store: what `PairStore(url)` opens again."""
+        return self._files.url
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store is a folder of this machine."""
+        return self._files.folder is not None
+
+    @property
+    def root(self) -> Path:
+        """The store's folder. SyncloraError on a remote store."""
+        return self._files.local_root
 
     @property
     def table_path(self) -> Path:
-        return self.root / TABLE
+        """The table's file. SyncloraError on a remote store."""
+        return self._files.path(TABLE)
+
+    def source_path(self, row: PairRow) -> Path:
+        """The source's file. SyncloraError on a remote store; `local(row.source)` works on any."""
+        return self._files.path(row.source)
+
+    def target_path(self, row: PairRow) -> Path:
+        """The target's file. SyncloraError on a remote store; `local(row.target)` works on any."""
+        return self._files.path(row.target)
+
+    def local(self, relative: str) -> AbstractContextManager[Path]:
+        """Yield a local path of a file: the file itself, or a copy that is removed when the block ends.
+
+        Raises:
+            SyncloraError: it is missing, cannot be fetched, or its path leaves the store.
+        """
+        return self._files.local(relative)
+
+    def put(self, local_file: Path | str, relative: str) -> None:
+        """Copy a local file to `relative`, whole or not at all."""
+        self._files.put(local_file, relative)
+
+    def writing(self, relative: str) -> AbstractContextManager[Path]:
+        """Yield a local path of the same suffix to write to; it is put at `relative` when the block ends well."""
+        return self._files.writing(relative)
+
+    def read_bytes(self, relative: str) -> bytes:
+        """All of a file. SyncloraError where it is missing or cannot be read."""
+        return self._files.read_bytes(relative)
+
+    def write_bytes(self, relative: str, data: bytes) -> None:
+        """Put a small file in place, whole or not at all."""
+        self._files.write_bytes(relative, data)
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Relative paths of all files below the folder `prefix`, sorted; files being written are left out."""
+        return self._files.list(prefix)
+
+    def has(self, relative: str) -> bool:
+        """Whether there is a file of this path."""
+        return self._files.exists(relative)
+
+    def remove(self, relative: str) -> None:
+        """Delete a file; one that is not there is no error."""
+        self._files.remove(relative)
 
     def exists(self) -> bool:
         """Whether there is a store to read."""
-        return self.table_path.is_file()
+        return self._files.exists(TABLE)
 
     def __len__(self) -> int:
-        return len(self.rows())
+        with self._table() as table:
+            return table.metadata.num_rows
 
-    def rows(self) -> list[PairRow]:
-        """All rows, in the order they were appended.
+    def iter_rows(self) -> Iterator[PairRow]:
+        """All rows, in the order they were appended; memory holds some thousand of them at a time.
 
         Raises:
-            SyncloraError: no store here, an unreadable table, missing columns or a newer format.
+            SyncloraError: no store here, an unreadable table, missing columns, a wrong type or a newer format.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        with self._table() as table:
+            for batch in self._batches(table, _schema().names):
+                yield from (PairRow(**record) for record in batch.to_pylist())
 
-        if not self.exists():
-            raise SyncloraError(
-                f"{self.root}: no {TABLE} here, so this is not a pair store. "
-                f"Make one with: synclora pairs generate --out {self.root}"
-            )
-        try:
-            table = pq.read_table(self.table_path)
-        except (pa.ArrowException, OSError) as error:
-            raise SyncloraError(
-                f"{self.table_path}: not a readable Parquet file ({_first_line(error)}). Restore it from a copy, or "
-                "delete it and run `synclora pairs generate` again with the same settings: the media are made anew."
-            ) from error
-        found = (table.schema.metadata or {}).get(b"synclora_pairs", b"").decode()
-        if found != FORMAT:
-            raise SyncloraError(
-                f"{self.table_path}: pair format {found or 'none'!r}, but this version of synclora reads {FORMAT!r}. "
-                "Use the version that wrote it, or generate the pairs again."
-            )
-        missing = [name for name in _schema().names if name not in table.schema.names]
-        if missing:
-            raise SyncloraError(
-                f"{self.table_path}: lacks the columns {', '.join(missing)}. "
-                "Generate the pairs again, or add the columns."
-            )
-        return [PairRow(**record) for record in table.select(_schema().names).to_pylist()]
+    def rows(self) -> list[PairRow]:
+        """All rows in one list; arguments and errors as `iter_rows`."""
+        return [*self.iter_rows()]
 
     def ids(self) -> set[str]:
         """The ids in the store; empty where there is no store yet."""
-        return {row.id for row in self.rows()} if self.exists() else set()
+        if not self.exists():
+            return set()
+        with self._table() as table:
+            return {name for batch in self._batches(table, ["id"]) for name in batch["id"].to_pylist()}
 
     def append(self, rows: PairRow | Iterable[PairRow], *, replace: bool = False) -> int:
         """Add rows whose media are already in place, rewriting the table in one step; returns how many were added.
 
-        An id that is already there is skipped, or takes the old row's place with `replace`.
+        An id that is already there is skipped, or takes the old row's place with `replace`. Memory holds the new rows
+        and some thousand of the old.
         """
-        new = [rows] if isinstance(rows, PairRow) else list(rows)
-        old = self.rows() if self.exists() else []
-        if replace:
-            newest = {row.id: row for row in new}
-            replaced = {row.id for row in old} & set(newest)
-            self._write([newest.get(row.id, row) for row in old] + [r for i, r in newest.items() if i not in replaced])
-            return len(newest)
-        known = {row.id for row in old}
-        added: list[PairRow] = []
-        for row in new:
-            if row.id not in known:
-                known.add(row.id)
-                added.append(row)
-        if added or not self.exists():
-            self._write(old + added)
-        return len(added)
+        new = [rows] if isinstance(rows, PairRow) else [*rows]
+        fresh = {row.id: row for row in (new if replace else new[::-1])}  # of equal ids the last, or else the first
+        known = self.ids()
+        if not replace:
+            fresh = {name: row for name, row in fresh.items() if name not in known}
+        order = [name for name in dict.fromkeys(row.id for row in new) if name in fresh and name not in known]
+        if fresh or not self.exists():
+            self._rewrite({n: r for n, r in fresh.items() if n in known}, [fresh[name] for name in order])
+        return len(fresh)
 
-    def _write(self, rows: list[PairRow]) -> None:
-        import pyarrow as pa
+    def _rewrite(self, replaced: dict[str, PairRow], added: Iterable[PairRow]) -> None:
+        """Write the table anew: the old rows, some of them replaced in place, and then the added ones."""
+
+        def batches() -> Iterator[pa.Table]:
+            if self.exists():
+                with self._table() as table:
+                    for batch in self._batches(table, _schema().names):
+                        if replaced and not replaced.keys().isdisjoint(batch["id"].to_pylist()):
+                            yield _to_table(replaced.get(old["id"]) or PairRow(**old) for old in batch.to_pylist())
+                        else:
+                            yield batch
+            yield from _to_tables(added)
+
+        self._write_batches(batches())
+
+    def update(self, change: Callable[[PairRow], PairRow]) -> None:
+        """Replace every row by `change(row)`, in one step; memory holds some thousand rows."""
+
+        def batches() -> Iterator[pa.Table]:
+            with self._table() as table:
+                for batch in self._batches(table, _schema().names):
+                    yield _to_table(change(PairRow(**record)) for record in batch.to_pylist())
+
+        self._write_batches(batches())
+
+    def _write(self, rows: Iterable[PairRow]) -> None:
+        """Write the table with these rows and no others."""
+        self._write_batches(_to_tables(rows))
+
+    def _write_batches(self, batches: Iterable[pa.Table]) -> None:
         import pyarrow.parquet as pq
 
-        table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema())
-        with atomic_path(self.table_path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        with (
+            self._files.writing(TABLE) as temporary,
+            pq.ParquetWriter(temporary, _schema(), compression="zstd") as out,
+        ):
+            for batch in batches:
+                out.write_table(batch)
 
-    def source_path(self, row: PairRow) -> Path:
-        return self.root / row.source
+    @contextmanager
+    def _table(self) -> Iterator[pq.ParquetFile]:
+        """The open table, its format and columns checked."""
+        import pyarrow.parquet as pq
 
-    def target_path(self, row: PairRow) -> Path:
-        return self.root / row.target
+        name = self._files.name(TABLE)
+        if not self.exists():
+            raise SyncloraError(
+                f"{self.url}: no {TABLE} here, so this is not a pair store. "
+                f"Make one with: synclora pairs generate --out {self.url}"
+            )
+        with self._files.open(TABLE) as handle:
+            try:
+                table = pq.ParquetFile(handle)
+                schema = table.schema_arrow
+            except _UNREADABLE as error:
+                raise _unreadable(name, error) from error
+            found = (schema.metadata or {}).get(b"synclora_pairs", b"").decode(errors="replace")
+            if found not in READABLE:
+                raise SyncloraError(
+                    f"{name}: pair format {found or 'none'!r}, but this version of synclora reads "
+                    f"{' and '.join(map(repr, READABLE))}. Use the version that wrote it, or generate the pairs again."
+                )
+            missing = [field.name for field in _schema(found) if field.name not in schema.names]
+            if missing:
+                raise SyncloraError(
+                    f"{name}: lacks the columns {', '.join(missing)}. Generate the pairs again, or add the columns."
+                )
+            yield table
+
+    def _batches(self, table: pq.ParquetFile, names: list[str]) -> Iterator[pa.Table]:
+        """Some columns of the table, some rows at a time, in this version's format."""
+        import pyarrow as pa
+
+        name = self._files.name(TABLE)
+        schema = pa.schema([_schema().field(column) for column in names], metadata=_schema().metadata)
+        there = [column for column in names if column in table.schema_arrow.names]
+        batches = table.iter_batches(batch_size=ROWS_AT_ONCE, columns=there)
+        while True:
+            try:
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                columns = [batch[c] if c in there else pa.nulls(len(batch), pa.string()) for c in names]
+                part = pa.Table.from_arrays(columns, names=names)
+                part = part if part.schema.equals(schema) else part.cast(schema)
+                part.validate(full=True)
+            except _UNREADABLE as error:
+                raise _unreadable(name, error) from error
+            yield part
 
     def content_hash(self) -> str:
         """A digest of what the store holds (ids, prompts, rates and media digests); changes when any pair does."""
+        names = ["id", "prompt", "fps", "sha256_source", "sha256_target"]
+        with self._table() as table:
+            rows = [tuple(r[name] for name in names) for b in self._batches(table, names) for r in b.to_pylist()]
         digest = hashlib.sha256()
-        for row in sorted(self.rows(), key=lambda row: row.id):
-            digest.update("\0".join((row.id, row.prompt, row.fps, row.sha256_source, row.sha256_target, "")).encode())
+        for row in sorted(rows):
+            digest.update("\0".join((*row, "")).encode())
         return digest.hexdigest()
 
     def is_whole(self, row: PairRow) -> bool:
         """Whether both media files are there and byte for byte what the row recorded."""
-        expected = ((self.source_path(row), row.sha256_source), (self.target_path(row), row.sha256_target))
-        return all(path.is_file() and sha256(path) == digest for path, digest in expected)
+        for relative, digest in ((row.source, row.sha256_source), (row.target, row.sha256_target)):
+            if not self.has(relative):
+                return False
+            with self.local(relative) as path:
+                if sha256(path) != digest:
+                    return False
+        return True
 
     def verify(self, deep: bool = True, progress: Callable[[str, int, int], None] | None = None) -> list[Problem]:
         """Every fault found, each naming its pair; an empty list is a store fit to train on.
@@ -169,43 +306,19 @@ class PairStore:
         against the row, and the decoded clips: readable, and of the row's fps, frame count and size, both of them.
         `progress(stage, done, total)` is called after each pair.
         """
+        from synclora.pairs.verify import row_faults
+
         problems: list[Problem] = []
         seen: set[str] = set()
-        rows = self.rows()
-        for done, row in enumerate(rows, start=1):
+        total = len(self)
+        for done, row in enumerate(self.iter_rows(), start=1):
             if row.id in seen:
                 problems.append(Problem(row.id, "this id occurs more than once in the table; ids must be unique"))
             seen.add(row.id)
-            problems += [Problem(row.id, what) for what in self._row_faults(row, deep)]
+            problems += [Problem(row.id, what) for what in row_faults(self, row, deep)]
             if progress:
-                progress("Checking pairs", done, len(rows))
+                progress("Checking pairs", done, total)
         return problems
-
-    def _row_faults(self, row: PairRow, deep: bool) -> list[str]:
-        faults: list[str] = []
-        if row.frames < 1 or row.frames % 8 != 1:
-            faults.append(f"{row.frames} frames; training needs 8k+1, e.g. {max(row.frames - 1, 0) // 8 * 8 + 1}")
-        fps = _fraction(row.fps)
-        if fps is None or fps <= 0:
-            faults.append(f"fps is {row.fps!r}; a positive fraction such as '25' or '30000/1001' is needed")
-        measured: dict[str, tuple[Fraction, int, int, int]] = {}
-        for side, relative, digest in (
-            ("source", row.source, row.sha256_source),
-            ("target", row.target, row.sha256_target),
-        ):
-            path = self.root / relative
-            if Path(relative).is_absolute() or ".." in Path(relative).parts:
-                faults.append(f"the {side}'s path {relative!r} leaves the store; it must lie under {MEDIA}/")
-            elif not path.is_file():
-                faults.append(f"the {side} file {relative} is missing")
-            elif deep and (found := sha256(path)) != digest:
-                faults.append(f"the {side} file {relative} was altered: sha256 {found[:12]}, recorded {digest[:12]}")
-            elif deep:
-                try:
-                    measured[side] = _measure(path)
-                except SyncloraError as error:
-                    faults.append(f"the {side} file cannot be read: {error}")
-        return faults + _media_faults(row, fps, measured)
 
 
 def sha256(path: Path) -> str:
@@ -217,48 +330,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def media_row_fields(root: Path, source: Path, target: Path) -> dict[str, str]:
-    """The four `PairRow` fields that describe two media files lying under `root`."""
-    return {
-        "source": source.relative_to(root).as_posix(),
-        "target": target.relative_to(root).as_posix(),
-        "sha256_source": sha256(source),
-        "sha256_target": sha256(target),
-    }
-
-
-def _measure(path: Path) -> tuple[Fraction, int, int, int]:
-    """(fps, frames, width, height) of the decoded file."""
-    from synclora.clip import read_clip
-
-    clip = read_clip(path)
-    return Fraction(clip.fps), clip.num_frames, clip.width, clip.height
-
-
-def _media_faults(row: PairRow, fps: Fraction | None, measured: dict[str, tuple[Fraction, int, int, int]]) -> list[str]:
-    """Differences between the two clips, and between each clip and its row."""
-    faults: list[str] = []
-    names = ("fps", "frames", "width", "height")
-    recorded = (fps, row.frames, row.width, row.height)
-    for index, name in enumerate(names):
-        values = {side: found[index] for side, found in measured.items()}
-        if len(set(values.values())) > 1:
-            faults.append(f"{name} differs: source {values['source']}, target {values['target']}; both need the same")
-            continue
-        for side, value in values.items():
-            if recorded[index] is not None and value != recorded[index]:
-                faults.append(f"{name} of the {side} is {value}, but the table says {recorded[index]}")
-    return faults
-
-
-def _fraction(text: str) -> Fraction | None:
-    try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        return None
-
-
-def _schema():
+def _schema(format: str = FORMAT) -> pa.Schema:
     """The table's columns: the fields of `PairRow`, in order."""
     import pyarrow as pa
 
@@ -266,9 +338,31 @@ def _schema():
     columns = [
         pa.field(f.name, types.get(str(f.type), pa.string()), nullable=str(f.type).endswith("None"))
         for f in fields(PairRow)
+        if format != "1" or f.name not in ("appearance", "defect")
     ]
-    return pa.schema(columns, metadata={"synclora_pairs": FORMAT})
+    return pa.schema(columns, metadata={"synclora_pairs": format})
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _to_table(rows: Iterable[PairRow]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema())
+
+
+def _to_tables(rows: Iterable[PairRow]) -> Iterator[pa.Table]:
+    """The rows some at a time."""
+    left = iter(rows)
+    while part := [*islice(left, ROWS_AT_ONCE)]:
+        yield _to_table(part)
+
+
+def _unreadable(name: str, error: BaseException) -> SyncloraError:
+    what = (str(error).splitlines() or [type(error).__name__])[0]
+    return SyncloraError(
+        f"{name}: not a readable Parquet file ({what}). Run again if the storage was at fault; else restore the file "
+        "from a copy, or delete it and run `synclora pairs generate` or `import` again: finished media are made anew."
+    )
+
+
+# What pyarrow raises on damaged or unfit tables; its own exceptions are subclasses of these.
+_UNREADABLE = (ValueError, OSError, KeyError, TypeError, NotImplementedError, MemoryError)
