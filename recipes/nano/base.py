@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--motions", type=int, default=512)
     parser.add_argument("--looks", type=int, default=3)
+    parser.add_argument("--frames", type=int, help="first frames of each clip to train on, 8k + 1; all by default")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=3e-3)
@@ -122,7 +123,7 @@ def main() -> None:
     drawn = Procedural(motions=arguments.motions, looks=arguments.looks, pool=arguments.pool)
     training, held_out = (
         LatentCache(arguments.output / "cache", clips, backbone)
-        for clips in open_clips(Data(procedural=drawn), backbone.geometry)
+        for clips in open_clips(Data(procedural=drawn, frames=arguments.frames), backbone.geometry)
     )
     for cache in (held_out, training):
         cache.fill(print, lambda done, total: print(f"latents: shard {done} of {total}", end="\r", flush=True))

@@ -22,7 +22,7 @@ from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
 WIDTH, LAYERS, HEADS = 256, 6, 4
 TEXT_WIDTH = 128
-LATENT_NOISE = 0.1  # standard deviation of the posterior
+LATENT_NOISE = 0.05  # standard deviation of the posterior
 PROMPT_TOKENS = 96  # bytes of a caption, end mark included
 GEOMETRY = {"width": 128, "height": 128, "frames": 33, "fps": 25.0, "prompt_tokens": PROMPT_TOKENS}
 
@@ -35,10 +35,10 @@ def new_vae() -> AutoencoderKLLTXVideo:
     """
     vae = AutoencoderKLLTXVideo(
         latent_channels=128,
-        block_out_channels=(64, 128, 128),
+        block_out_channels=(64, 128, 512),
         down_block_types=("LTXVideo095DownBlock3D",) * 2,
         decoder_block_out_channels=(64, 128),
-        layers_per_block=(1, 1, 1),
+        layers_per_block=(1, 1, 0),
         decoder_layers_per_block=(1, 1, 1),
         spatio_temporal_scaling=(True,) * 2,
         decoder_spatio_temporal_scaling=(True,) * 2,

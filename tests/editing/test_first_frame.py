@@ -241,7 +241,11 @@ def test_no_face_and_two_faces_are_told() -> None:
 
 def test_missing_tracker_is_told_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where mediapipe cannot be imported the edit goes on, with a notice that says so."""
-    monkeypatch.setitem(__import__("sys").modules, "mediapipe.python.solutions.face_mesh", None)
+
+    def gone() -> None:
+        raise ImportError("no module named mediapipe")
+
+    monkeypatch.setattr("synclora.faces.tracker.face_graphs", gone)
     (notice,) = check_first_frame(portrait(), portrait())
     assert notice.kind == "unchecked" and "cannot be imported" in notice.text
 

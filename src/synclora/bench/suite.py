@@ -28,6 +28,7 @@ from synclora.clip import Clip
 from synclora.errors import SyncloraError
 from synclora.faces import MotionSignals, measure
 from synclora.sync import CHANNELS, SyncReport, compare
+from synclora.sync.lag import MIN_R
 
 if TYPE_CHECKING:
     from synclora.editing.editor import Editor
@@ -105,8 +106,9 @@ def run_procedural(
         What bench.json holds. For each method: psnr (dB), ssim and gradient_error against the true clip without frame
         0; sync, means over clips of the overall score and of Pearson's r at lag 0 per channel, over the clips whose
         SOURCE moves in that channel (a method that loses the motion scores 0; it is never left out); blink_f1 over the
-        blinks of all clips together; lag0_share, the part of judged channels that fit best within half a frame of lag
-        0; seconds_per_clip, the median; 95 % bootstrap intervals in psnr_ci and sync_ci. null where nothing was judged.
+        blinks of all clips together; lag0_share, the part of the channels that can tell a lag which fit best within
+        half a frame of lag 0; seconds_per_clip, the median; 95 % bootstrap intervals in psnr_ci and sync_ci. null where
+        nothing was judged.
 
     Raises:
         SyncloraError: an unknown method, a count below 1, or what the editor raises.
@@ -238,7 +240,9 @@ def _summary(rows: list[_Result]) -> dict[str, Any]:
     blink_total = sum(blink.source + blink.edited for blink in blinks)
     exact = all(row.psnr == float("inf") for row in rows)
     ratios = [min(row.psnr, 100.0) for row in rows]  # a still stretch may be met exactly in one clip
-    at_zero = [score.lag is not None and abs(score.lag) <= 0.5 for _, score in judged]
+    # A channel too slow to tell a lag says nothing here; one that the edit lost counts against it.
+    told = [score for _, score in judged if score.lag is not None or (score.r_best or 0.0) < MIN_R]
+    at_zero = [score.lag is not None and abs(score.lag) <= 0.5 for score in told]
     return {
         "psnr": None if exact else _tidy(fmean(ratios)),
         "psnr_ci": None if exact else _interval(ratios),

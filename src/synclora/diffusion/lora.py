@@ -57,6 +57,21 @@ def add_lora(
     return parameters
 
 
+def resume_lora(transformer: nn.Module, path: Path | str, *, base_fingerprint: str | None) -> list[nn.Parameter]:
+    """Put a LoRA file into the transformer to train it further; arguments and errors as in `load_lora`.
+
+    Returns:
+        The LoRA's parameters, float32: what an optimiser is given.
+    """
+    load_lora(transformer, path, base_fingerprint=base_fingerprint)
+    transformer.requires_grad_(False)
+    parameters = [p for _, layer in _layers(transformer) for p in _matrices(layer)]
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    return parameters
+
+
 def remove_lora(transformer: nn.Module) -> None:
     """Take any LoRA out again, leaving the base as it was."""
     if any(True for _ in _layers(transformer)):

@@ -92,6 +92,10 @@ class TrainConfig(_Model):
     targets: list[str] | None = Field(
         default=None, description="names of the layers that get a LoRA; none: attention and ff"
     )
+    start: Path | None = Field(
+        default=None,
+        description="LoRA file whose weights to train further, instead of new ones; its rank must be `rank`",
+    )
     steps: int = Field(default=2000, ge=1, description="optimizer steps")
     batch: int = Field(default=16, ge=1, description="pairs in one forward pass")
     accumulation: int = Field(default=1, ge=1, description="forward passes whose gradients make one step")

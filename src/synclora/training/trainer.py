@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from synclora import __version__
 from synclora.backbones.base import Backbone
-from synclora.diffusion.lora import TARGETS, add_lora, save_lora
+from synclora.diffusion.lora import TARGETS, add_lora, resume_lora, save_lora
 from synclora.errors import SyncloraError
 from synclora.tensors import make_folder
 from synclora.training.clips import open_clips
@@ -108,7 +108,7 @@ class _Run:
         self.tokens = math.prod(backbone.geometry.latent_grid(config.data.frames))  # of the target
 
         torch.manual_seed(config.seed)  # LoRA's initial weights
-        parameters = _add_lora(config, backbone)
+        parameters = _add_lora(config, backbone, self.origin["backbone"])
         trained = {name: tensor for name, tensor in backbone.transformer.named_parameters() if tensor.requires_grad}
         optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
         self.state = TrainState(modules={"lora": trained}, optimizer=optimizer, extra=self.origin)
@@ -263,8 +263,13 @@ class _Run:
         return self.config.output / "checkpoints"
 
 
-def _add_lora(config: TrainConfig, backbone: Backbone) -> list[nn.Parameter]:
+def _add_lora(config: TrainConfig, backbone: Backbone, base_fingerprint: str) -> list[nn.Parameter]:
     targets = TARGETS if config.targets is None else config.targets
+    if config.start is not None:
+        parameters = resume_lora(backbone.transformer, config.start, base_fingerprint=base_fingerprint)
+        if (rank := len(parameters[0])) != config.rank:
+            raise SyncloraError(f"{config.start}: a LoRA of rank {rank}, but rank is {config.rank}. Set rank: {rank}.")
+        return _with_checkpointing(config, backbone, parameters)
     try:
         parameters = add_lora(backbone.transformer, config.rank, config.lora_alpha, targets)
     except ValueError as error:
@@ -272,6 +277,10 @@ def _add_lora(config: TrainConfig, backbone: Backbone) -> list[nn.Parameter]:
             f"targets {list(targets)}: no such layers in the backbone ({error}). Give ends of module names, "
             "such as attn1.to_q, or leave targets out."
         ) from error
+    return _with_checkpointing(config, backbone, parameters)
+
+
+def _with_checkpointing(config: TrainConfig, backbone: Backbone, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
     if config.gradient_checkpointing:
         backbone.transformer.enable_gradient_checkpointing()  # type: ignore[operator]
     return parameters
