@@ -86,12 +86,14 @@ def decode(vae: AutoencoderKLLTXVideo, latents: Tensor) -> Tensor:
     return vae.decode(latents, return_dict=False)[0].float()
 
 
-def step_loss(vae: AutoencoderKLLTXVideo, x: Tensor, ramp: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(total loss, mean square of the latents); the posterior's noise is drawn on the CPU from `generator`."""
+def step_loss(
+    vae: AutoencoderKLLTXVideo, x: Tensor, ramp: float, generator: torch.Generator, latent_noise: float = LATENT_NOISE
+) -> tuple[Tensor, Tensor]:
+    """(total loss, mean square of the latents); the noise on the latents is drawn on the CPU from `generator`."""
     with torch.autocast(x.device.type, torch.bfloat16):
         mean = encode(vae, x).mean.float()
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        y = decode(vae, mean + ramp * LATENT_NOISE * noise)
+        y = decode(vae, mean + ramp * latent_noise * noise)
     power = mean.square().mean()
     return reconstruction_loss(y, x, ramp) + SCALE_WEIGHT * (power - 1).clamp(min=0), power
 
@@ -142,6 +144,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--from", dest="start", type=Path, help="diffusers folder of a VAE to start from")
     parser.add_argument("--decoder-only", action="store_true")
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=LATENT_NOISE,
+        help="deviation of the noise on the latents; more of it teaches the decoder to clean up after sampling",
+    )
     parser.add_argument("--compile", action="store_true", help="1.2x a step on a CPU core, after a minute of compiling")
     parser.add_argument("--checkpoint-every", type=int, default=200)
     arguments = parser.parse_args()
@@ -171,7 +179,7 @@ def main() -> None:
         set_lr(optimizer, warmup_cosine(step, 50, arguments.steps, arguments.lr, floor=0.02))
         x = batch_at(pool, step, arguments.batch, arguments.frames, arguments.seed).to(arguments.device)
         ramp = 1.0 if arguments.start else min(step / RAMP, 1.0)
-        loss, power = step_loss(vae, x, ramp, step_generator(arguments.seed, step))
+        loss, power = step_loss(vae, x, ramp, step_generator(arguments.seed, step), arguments.noise)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

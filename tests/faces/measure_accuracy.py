@@ -46,9 +46,11 @@ def true_curves(motion: portraits.Motion) -> dict[str, Array]:
     return {**curves, "eyes": 1 - (motion.blink_left + motion.blink_right).numpy().astype(np.float64) / 2}
 
 
-def rendered(people: int, size: int, frames: int, cache: Path | None) -> Iterator[tuple[portraits.Motion, Clip]]:
+def rendered(
+    people: int, size: int, frames: int, cache: Path | None, first: int
+) -> Iterator[tuple[portraits.Motion, Clip]]:
     """Clips of as many people, and their motions."""
-    for seed in range(portraits.TEST_SEED_START, portraits.TEST_SEED_START + people):
+    for seed in range(first, first + people):
         motion = portraits.sample_motion(seed, frames, 25.0)
         path = cache / f"{seed}_{size}_{frames}.npy" if cache else None
         if path and path.exists():
@@ -61,11 +63,13 @@ def rendered(people: int, size: int, frames: int, cache: Path | None) -> Iterato
         yield motion, Clip(pictures, Fraction(25))
 
 
-def measure_accuracy(people: int, size: int = 512, frames: int = 33, cache: Path | None = None) -> Accuracy:
+def measure_accuracy(
+    people: int, size: int = 512, frames: int = 33, cache: Path | None = None, first: int = portraits.TEST_SEED_START
+) -> Accuracy:
     """Render, measure and compare with the truth."""
     r: dict[str, list[float]] = {name: [] for name in LEAST}
     matched = total = 0
-    for motion, clip in rendered(people, size, frames, cache):
+    for motion, clip in rendered(people, size, frames, cache, first):
         signals, truth = measure(clip), true_curves(motion)
         for name, least in LEAST.items():
             value = correlation(signals, name, truth[name], least)
@@ -92,8 +96,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--frames", type=int, default=33)
     parser.add_argument("--cache", type=Path)
+    parser.add_argument("--seed", type=int, default=portraits.TEST_SEED_START, help="of the first person and motion")
     options = parser.parse_args()
-    accuracy = measure_accuracy(options.people, options.size, options.frames, options.cache)
+    accuracy = measure_accuracy(options.people, options.size, options.frames, options.cache, options.seed)
     print(f"{'channel':12} {'mean r':>7} {'median':>7} {'lowest':>7} {'clips':>6}")
     for name, values in accuracy.r.items():
         if values:

@@ -166,7 +166,7 @@ def test_the_common_lag_is_the_weighted_median_of_what_fits() -> None:
 
 def test_the_head_motion_is_the_geometric_mean() -> None:
     """0.5 * 2 * 1 has the mean 1; a channel that is not judged does not count; none, and nothing is known."""
-    heads = {"yaw": replace(GOOD, amplitude=0.5), "pitch": replace(GOOD, amplitude=2.0), "roll": GOOD}
+    heads = {"yaw": replace(GOOD, amplitude=0.5), "pitch": GOOD, "roll": replace(GOOD, amplitude=2.0)}
     assert head_motion(make_report(channels=heads)) == pytest.approx(1)
     assert head_motion(make_report(channels={**heads, "roll": HIDDEN, "pitch": HIDDEN})) == pytest.approx(0.5)
     assert head_motion(make_report(channels={})) is None

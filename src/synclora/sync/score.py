@@ -3,7 +3,7 @@
 Per channel, over the frames in which both clips show it: Pearson's r at lag 0, the lag that fits best and r there, and
 the ratio a of the standard deviations (edited / source). The overall score is
 
-    overall = coverage * mouth^0.25 * lids^0.1 * head^0.25 * gaze^0.2 * blinks^0.75
+    overall = coverage * mouth^0.25 * lids^0.1 * head^0.5 * gaze^0.2 * blinks^0.75
 
     mouth, lids, head, gaze = max(r, 0) * exp(-k * ln(a)^2)       r: weighted mean at lag 0; ln(a): weighted mean
     blinks = F1                                                   where either clip has any
@@ -11,8 +11,8 @@ the ratio a of the standard deviations (edited / source). The overall score is
 over the parts that can be judged, none below 0.05 unless all are: then it is 0. It is a product, for a clip is as out
 of step as its worst part: a mean let sound channels hide a lost blink or a frozen gaze (tests/pairs/measure_gate.py).
 The channels of a part are averaged first, as one alone is noisy in a short clip. An edited clip that moves a times as
-far loses by
-exp(-k ln(a)^2), the same for half as far as for twice; k is large for the head, whose motion is measured well.
+far loses by exp(-k ln(a)^2), the same for half as far as for twice; k is large for the head, whose motion is measured
+well. Gaze loses only where it moves too little, as the iris is so small that noise alone makes it move more.
 Differences of the means cost nothing, since an edit may change how wide a mouth or an eye is at rest. Blinks are
 hardly ever counted wrongly, hence their exponent. Brows are reported only: their curve is the noisiest. Coverage is the
 part of the source's frames with a face whose edited frames have one too.
@@ -83,12 +83,12 @@ CHANNELS: dict[str, Channel] = {
     "gaze_x": Channel(1.0, 0.0014, "eyes", "gaze"),
     "gaze_y": Channel(0.5, 0.002, "eyes", "gaze"),
     "yaw": Channel(1.0, 0.21, "", "head"),
-    "pitch": Channel(1.0, 0.23, "", "head"),
+    "pitch": Channel(0.5, 0.23, "", "head"),
     "roll": Channel(1.0, 0.11, "", "head"),
     "brows": Channel(0.5, 0.0022),
 }
 # Of each group: its exponent in the overall score, and k, how much too little or too much motion costs.
-GROUPS = {"mouth": (0.25, 0.5), "lids": (0.1, 0.5), "head": (0.25, 4.0), "gaze": (0.2, 1.0)}
+GROUPS = {"mouth": (0.25, 0.5), "lids": (0.1, 0.5), "head": (0.5, 4.0), "gaze": (0.2, 1.0)}
 BLINK_EXPONENT = 0.75
 LEAST = 0.05  # of a part of the score; a part that is lost altogether does not make all clips alike
 BODY_NOISE = 0.01  # eye distances, of shoulders and wrists; not calibrated, as the renderer draws neither
@@ -222,7 +222,9 @@ def _motion_score(channels: dict[str, ChannelScore], blinks: BlinkScore) -> floa
         if told:
             total = sum(weight for weight, _ in told)
             r = sum(weight * max(score.r or 0.0, 0.0) for weight, score in told) / total
-            log_a = sum(weight * math.log(max(score.amplitude or 0.0, STILL)) for weight, score in told) / total
+            most = 1.0 if group == "gaze" else math.inf
+            factors = [(weight, min(max(score.amplitude or 0.0, STILL), most)) for weight, score in told]
+            log_a = sum(weight * math.log(factor) for weight, factor in factors) / total
             parts.append((exponent, r * math.exp(-k * log_a**2)))
     if all(value <= LEAST for _, value in parts):
         return 0.0 if parts else None
