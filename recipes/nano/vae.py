@@ -1,10 +1,12 @@
-"""Step 1 of nano: the video autoencoder.
+"""Step 5 of nano on a CPU, step 1 on a GPU: the video autoencoder.
 
-    CPU:  python recipes/nano/vae.py --output runs/nano/vae --pool runs/nano/pool
+    CPU:  python recipes/nano/vae.py --output runs/nano/vae --pool runs/nano/pool --from runs/nano/vae_start \
+              --decoder-only --noise 0.25 --steps 780 --lr 3e-4 --compile
     GPU:  python recipes/nano/vae.py --output runs/nano/vae --pool runs/nano/pool --steps 12000 --batch 32 --device cuda
 
-Run the same line again to resume from the newest checkpoint; `--from FOLDER` starts from another VAE's weights, and
-`--decoder-only` leaves the latents as they are and sharpens what is decoded from them. Writes a diffusers folder to
+On a CPU the encoder is that of `principal.py`, and the decoder alone is trained, beside the steps that need the latents
+only. Run the same line again to resume from the newest checkpoint; `--from FOLDER` starts from another VAE's weights,
+and `--decoder-only` leaves the latents as they are and sharpens what is decoded from them. Writes a diffusers folder to
 `OUTPUT/model` and `OUTPUT/log.jsonl`.
 """
 

@@ -95,7 +95,7 @@ def test_overall_is_the_written_formula() -> None:
     def part(k: float, **weights: float) -> float:
         total = sum(weights.values())
         r = sum(w * max(report.channels[name].r or 0, 0) for name, w in weights.items()) / total
-        log_a = sum(w * np.log(report.channels[name].amplitude) for name, w in weights.items()) / total
+        log_a = sum(w * np.log(report.channels[name].amplitude or 0) for name, w in weights.items()) / total
         return max(r * np.exp(-k * log_a**2), 0.05)
 
     mouth, lids = part(0.5, mouth=3, mouth_width=1), part(0.5, eyes=1)
