@@ -74,6 +74,11 @@ class Child:
             if self._process is not None:
                 self._process.kill()
 
+    def wait(self) -> None:
+        """Wait for the process to be gone, once it is closed and no call is in work."""
+        if self._process is not None:
+            self._process.join()
+
     def _started(self) -> Connection:
         if self._pipe is not None:
             return self._pipe

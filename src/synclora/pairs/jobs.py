@@ -105,6 +105,8 @@ class Processes:
             for child in children:
                 child.close()  # an item in work then raises Closed in its thread
             pool.shutdown(wait=True, cancel_futures=True)
+            for child in children:
+                child.wait()
 
 
 class OnRay:
