@@ -144,8 +144,8 @@ class OnRay:
         try:
             ray.data.DataContext.get_current().enable_progress_bars = False
             logging.getLogger("ray.data").setLevel(logging.ERROR)
-            # Pickles of our own making, which never leave the job's memory. The job is in every row and not in the actor's
-            # arguments, as those a restarted actor can lose.
+            # Pickles of our own making, which never leave the job's memory. The job is in every row and not in the
+            # actor's arguments, as those a restarted actor can lose.
             packed = pickle.dumps(job)
             rows = [{"job": packed, "chunk": pickle.dumps(list(chunk))} for chunk in chunks]
             data = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
