@@ -2,15 +2,16 @@
 
     python recipes/nano/principal.py --pool runs/nano/pool --output runs/nano/vae_start
 
-A block of 16x16 pixels by 4 frames is one token. Its 128 leading principal components are the best linear code there
+A block of 16x16 pixels by 2 frames is one token. Its 128 leading principal components are the best linear code there
 is, and they are had in minutes. The network can hold them: but for its residual branches, which start at zero here, and
 one normalisation and SiLU at the end of each half, the encoder and the decoder are linear maps.
 
-    pixels -> patches (48) -> conv_in -> down 2x2x2 -> down 2x2x2 -> normalise, SiLU -> conv_out -> code (128)
-    code -> conv_in -> up 2x2x2 -> up 2x2x2 -> normalise, SiLU -> conv_out -> patches -> pixels
+    pixels -> 8x8 patches (192) -> conv_in (64) -> fold 2x2x2 (512) -> normalise, SiLU -> conv_out -> code (128)
+    code -> conv_in (128) -> unfold 2x2x2 (64) -> normalise, SiLU -> conv_out -> 8x8 patches (192) -> pixels
 
-Every arrow has a closed form, except the two `conv_out`: those are fitted by least squares to what arrives there. A
-constant on every channel keeps the SiLU in a part that is nearly straight.
+The 64 numbers a patch are its own leading components. Every arrow has a closed form, except the two `conv_out`: those
+are fitted by least squares to what arrives there. A constant on every channel keeps the SiLU in a part that is nearly
+straight.
 
 Shapes: N blocks or positions, C channels, f h w a grid of latents.
 """
@@ -33,13 +34,12 @@ from torch.nn.functional import pad
 from synclora.atomic import atomic_path
 from synclora.training.pool import ClipPool
 
-PATCH = 4  # pixels
-CODE, FINE = 128, 64  # components of a token's block, and of a block of 8x8 pixels by 2 frames
+PATCH = 8  # pixels
+CODE, FINE = 128, 64  # numbers a token, and a patch
+SPARE = 4  # of the FINE that hold the negative sum of the others, so that the sum stays constant
 MOTION_WEIGHT = 6.0  # how much more a block counts that moves: eyes and mouths are few among them
-OFFSET = 20.0  # the constant on the encoder's last features; the downsamplers' own averages must not matter beside it
-SPREAD = 2.5  # standard deviation of the strongest of those features around the constant
-PIXEL_OFFSET = 3.0  # the constant on the decoder's last features, which are pixels in [-1, 1]
-SPARE = 4  # last features of the encoder that hold the negative sum of the others, so that the sum stays constant
+OFFSET = 14.0  # the constant on the features; below 16, where bfloat16 rounds half as coarsely as above
+SPREAD = 2.0  # standard deviation of the strongest feature around the constant
 RIDGE = 1e-4
 
 
@@ -62,7 +62,7 @@ class Moments:
 
 
 def patches(x_BCFHW: Tensor) -> Tensor:
-    """Video [1, 3, F, H, W] as patches [1, 48, F, H/4, W/4], in the order of the VAE's channels (colour, x, y)."""
+    """Video [1, 3, F, H, W] as patches [1, 192, F, H/8, W/8], in the order of the VAE's channels (colour, x, y)."""
     b, c, f, h, w = x_BCFHW.shape
     x = x_BCFHW.reshape(b, c, f, h // PATCH, PATCH, w // PATCH, PATCH)
     return x.permute(0, 1, 6, 4, 2, 3, 5).flatten(1, 3)
@@ -80,11 +80,14 @@ def vectors(x: Tensor) -> Tensor:
     return x[0].flatten(1).T
 
 
-def motion_weight(blocks_ND: Tensor) -> Tensor:
-    """1 for a block [48 * 64] that stands still, up to 1 + MOTION_WEIGHT for one that moves."""
-    pixels = blocks_ND.view(len(blocks_ND), 48, 2, 4, 2, 4)  # (patch channel, fine t, fine yx, coarse t, coarse yx)
-    pixels = pixels.permute(0, 4, 2, 1, 3, 5).flatten(3).flatten(1, 2).flatten(2)  # [N, 4 frames, 768]
-    moving = (pixels - pixels.mean(1, keepdim=True)).abs().mean((1, 2))
+def blocks(x_BCFHW: Tensor) -> Tensor:
+    """Video [1, 3, F, H, W] as the blocks that tokens stand for, [N, 192 * 8] in the order (patch, t, y, x)."""
+    return vectors(fold(patches(x_BCFHW)))
+
+
+def motion_weight(x_BCFHW: Tensor) -> Tensor:
+    """For each block of a video 1 where it stands still, up to 1 + MOTION_WEIGHT where it leaves the clip's mean."""
+    moving = blocks((x_BCFHW - x_BCFHW.mean(2, keepdim=True)).abs()).mean(1)
     return 1 + MOTION_WEIGHT * (16 * moving).clamp(max=1)
 
 
@@ -122,15 +125,11 @@ def least_squares(pairs: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tenso
 
 def start(clips: Callable[[], Iterator[Tensor]]) -> AutoencoderKLLTXVideo:
     """A VAE that codes with principal components; `clips()` gives video [1, 3, F, H, W] in [-1, 1], again and again."""
-    token, fine, patch = Moments(), Moments(), Moments()
+    token, patch = Moments(), Moments()
     for x in clips():
-        small = patches(x)
-        middle = fold(small)
-        blocks = vectors(fold(middle))
-        weight = motion_weight(blocks)
-        token.add(blocks, weight)
-        fine.add(blocks.unflatten(1, (384, 8)).transpose(1, 2).flatten(0, 1), weight.repeat_interleave(8))
-        patch.add(blocks.unflatten(1, (48, 64)).transpose(1, 2).flatten(0, 1), weight.repeat_interleave(64))
+        x_ND, weight_N = blocks(x), motion_weight(x)
+        token.add(x_ND, weight_N)
+        patch.add(x_ND.unflatten(1, (-1, 8)).transpose(1, 2).flatten(0, 1), weight_N.repeat_interleave(8))
     vae = new_vae()
     vae.requires_grad_(False)
     for name, parameter in vae.named_parameters():
@@ -142,33 +141,31 @@ def start(clips: Callable[[], Iterator[Tensor]]) -> AutoencoderKLLTXVideo:
     print(f"code: deviations {(variances.sqrt() / scale)[0]:.2f} .. {(variances.sqrt() / scale)[-1]:.2f}")
 
     def code(x: Tensor) -> Tensor:
-        return (vectors(fold(fold(patches(x)))) - mean) @ directions / scale
+        return (blocks(x) - mean) @ directions / scale
 
-    _start_encoder(vae.encoder, clips, patch, code)
-    _start_decoder(vae.decoder, clips, fine, mean, directions * scale, code)
+    features = Features(patch)
+    _start_encoder(vae.encoder, clips, features, code)
+    _start_decoder(vae.decoder, clips, features, mean, directions * scale, code)
     return vae.requires_grad_(True)
 
 
-def _start_encoder(encoder: Any, clips: Callable, patch: Moments, code: Callable[[Tensor], Tensor]) -> None:
-    first, second = (block.downsamplers[0].conv for block in encoder.down_blocks)
-    wide = encoder.conv_in.conv.out_channels
-    set_point(encoder.conv_in, torch.eye(wide, 48), torch.zeros(wide), 2)
-    mean, directions, _ = patch.components(first.conv.out_channels)
-    set_point(first, directions.T @ torch.eye(48, wide), -directions.T @ mean, 2)
+class Features:
+    """The linear map from a patch [192] to FINE features, around OFFSET: `weight` [FINE, 192] and `bias` [FINE]."""
 
-    features = Moments()
-    with watching(second) as seen:
-        for x in clips():
-            encoder(x)
-            rows = vectors(seen.pop())
-            features.add(rows, torch.ones(len(rows)))
-    kept = second.conv.out_channels - SPARE
-    mean, directions, variances = features.components(kept)
-    # Weak features are raised, but not to the strong ones' size: every rise raises the roundings of bfloat16 too.
-    rise = (variances / variances[0]) ** 0.25
-    weight = (SPREAD * rise / variances.sqrt())[:, None] * directions.T
-    weight = torch.cat([weight, -weight.sum(0, keepdim=True).expand(SPARE, -1) / SPARE])
-    set_point(second, weight, OFFSET - weight @ mean, 2)
+    def __init__(self, patch: Moments) -> None:
+        mean, directions, variances = patch.components(FINE - SPARE)
+        # Weak features are raised, but not to the strong ones' size: every rise raises the roundings of bfloat16 too.
+        rise = (variances / variances[0]) ** 0.25
+        weight = (SPREAD * rise / variances.sqrt())[:, None] * directions.T
+        self.weight = torch.cat([weight, -weight.sum(0, keepdim=True).expand(SPARE, -1) / SPARE])
+        self.bias = OFFSET - self.weight @ mean
+
+
+def _start_encoder(encoder: Any, clips: Callable, features: Features, code: Callable[[Tensor], Tensor]) -> None:
+    set_point(encoder.conv_in, features.weight, features.bias, 2)
+    fold_conv = encoder.down_blocks[0].downsamplers[0].conv  # its shortcut is the fold itself: 64 * 8 are 512
+    fold_conv.conv.weight.zero_()
+    fold_conv.conv.bias.zero_()
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         with watching(encoder.conv_out) as seen:
@@ -183,29 +180,19 @@ def _start_encoder(encoder: Any, clips: Callable, patch: Moments, code: Callable
 
 
 def _start_decoder(
-    decoder: Any, clips: Callable, fine: Moments, mean: Tensor, basis: Tensor, code: Callable[[Tensor], Tensor]
+    decoder: Any, clips: Callable, features: Features, mean: Tensor, basis: Tensor, code: Callable[[Tensor], Tensor]
 ) -> None:
-    """`basis` [48 * 8 * 8, 128] and `mean` turn a code into a block: (patch channel, place in 8x8x2, place of it)."""
-    first, second = (block.upsamplers[0] for block in decoder.up_blocks)
+    """`basis` [192 * 8, 128] and `mean` turn a code into a block: (patch, place in 2x2x2)."""
     set_point(decoder.conv_in, torch.eye(CODE), torch.zeros(CODE), 1)
-    part_mean, parts, variances = fine.components(FINE)  # [384], [384, 64]
-    size = variances.sqrt().sqrt()
-    to_parts = torch.einsum("dc,dsk->csk", parts / size, basis.unflatten(0, (384, 8))).flatten(0, 1)  # [64 * 8, 128]
-    bias = torch.einsum("dc,ds->cs", parts / size, mean.unflatten(0, (384, 8)) - part_mean[:, None]).flatten()
-    set_point(first.conv, to_parts - _residual(first, CODE), bias, 1)
-
-    spare = FINE - 48
-    to_pixels = (parts * size).unflatten(0, (48, 8))  # [48, 8, 64]
-    balance = -to_pixels.sum(0, keepdim=True).expand(spare, -1, -1) / spare
-    pixel_mean = part_mean.unflatten(0, (48, 8))
-    weight = torch.cat([to_pixels, balance]).flatten(0, 1)
-    bias = torch.cat([pixel_mean, -pixel_mean.sum(0, keepdim=True).expand(spare, -1) / spare]).flatten()
-    set_point(second.conv, weight - _residual(second, FINE), PIXEL_OFFSET + bias, 1)
+    up = decoder.up_blocks[0].upsamplers[0]
+    weight = torch.einsum("pd,dsc->psc", features.weight, basis.unflatten(0, (-1, 8))).flatten(0, 1)  # [64 * 8, 128]
+    bias = (features.weight @ mean.unflatten(0, (-1, 8)) + features.bias[:, None]).flatten()
+    set_point(up.conv, weight - _residual(up, CODE), bias, 1)
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         with watching(decoder.conv_out) as seen:
             for x in clips():
-                f, h, w = -(-x.shape[2] // 4), x.shape[3] // 16, x.shape[4] // 16
+                f, h, w = -(-x.shape[2] // 2), x.shape[3] // 16, x.shape[4] // 16
                 latents = code(x).T.reshape(1, CODE, f, h, w)
                 decoder(latents + LATENT_NOISE * torch.randn_like(latents))
                 yield neighbours(seen.pop()), vectors(patches(x))
@@ -214,7 +201,7 @@ def _start_decoder(
     print(f"decoder: relative error of the pixels {error:.4f}")
     conv = decoder.conv_out.conv
     conv.weight.zero_()
-    conv.weight[:, :, 1] = weight.view(48, FINE, 3, 3)
+    conv.weight[:, :, 1] = weight.view(-1, FINE, 3, 3)
     conv.bias.copy_(bias)
 
 
