@@ -2,11 +2,13 @@
 
     python tests/sync/measure_robustness.py --footage ../shared/footage --people 24 --size 512 [--cache DIR]
 
-Shift: a window of 33 frames against the same clip k = -6..6 frames later or earlier; the share of judged channels with
-a certain lag whose lag rounds to k, and the share of judged channels that have one. "plain" compares a clip with
-itself, "harmed" with its version of CRF 30 and grain. Harm: overall score and lags of re-encoded, darkened, brightened,
-turned in hue, halved and grainy versions against the clip. Noise: half the variance of the difference, per channel, of
-what `sync.score.CHANNELS` takes for the tracker's noise.
+Shift: windows of 33 frames against the same clip k = -6..6 frames later or earlier. Printed are the share of windows
+(those in which any channel is judged, once for each k) in which EVERY judged channel names a lag that rounds to k; the
+share of the named lags that do; and the share of the judged channels that name one. "plain" compares a clip with
+itself, "harmed" with its version of CRF 30 and grain. Strangers: windows of two different clips; every lag named there
+is false. Harm: overall score and lags of re-encoded, darkened, brightened, turned in hue, halved and grainy versions
+against the clip. Noise: half the variance of the difference, per channel, of what `sync.score.CHANNELS` takes for the
+tracker's noise.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -73,43 +75,77 @@ HARMS: dict[str, Callable[[Clip], Clip]] = {
 }
 
 
-def shares_of_lags(source: MotionSignals, edited: MotionSignals) -> tuple[int, int, int]:
-    """Over all windows and shifts: lags that round to the shift, lags named, channels judged."""
-    right = named = judged = 0
+@dataclass(frozen=True)
+class Shares:
+    """Counts: windows with a judged channel; those of which every judged channel's lag rounds to the shift; channels
+    judged; lags named; those that round to the shift."""
+
+    windows: int = 0
+    told: int = 0
+    judged: int = 0
+    named: int = 0
+    right: int = 0
+
+    def __add__(self, other: Shares) -> Shares:
+        return Shares(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+def count_lags(source: MotionSignals, edited: MotionSignals, shift: int) -> Shares:
+    """The counts of one window that is late by `shift`."""
+    lags = [score.lag for score in compare(source, edited).channels.values() if score.judged]
+    named = [lag for lag in lags if lag is not None]
+    right = sum(round(lag) == shift for lag in named)
+    return Shares(bool(lags), bool(lags) and right == len(lags), len(lags), len(named), right)
+
+
+def shares_of_lags(source: MotionSignals, edited: MotionSignals) -> Shares:
+    """The counts over all windows and shifts of a clip."""
+    shares = Shares()
     for start in range(0, source.num_frames - WINDOW + 1, STEP):
         window = source[start : start + WINDOW]
         for shift in range(-REACH, REACH + 1):
             first = start - shift  # edited[t] shows source[t - shift]: late by `shift`
-            if not 0 <= first <= source.num_frames - WINDOW:
-                continue
-            for score in compare(window, edited[first : first + WINDOW]).channels.values():
-                judged += score.judged
-                if score.judged and score.lag is not None:
-                    named += 1
-                    right += round(score.lag) == shift
-    return right, named, judged
+            if 0 <= first <= source.num_frames - WINDOW:
+                shares += count_lags(window, edited[first : first + WINDOW], shift)
+    return shares
+
+
+def shares_of_strangers(one: MotionSignals, other: MotionSignals) -> Shares:
+    """The counts over the windows of two clips of different people, at the same places."""
+    shares, length = Shares(), min(one.num_frames, other.num_frames)
+    other = replace(other, fps=one.fps).including(other.hidden, {})
+    for start in range(0, length - WINDOW + 1, STEP):
+        window = slice(start, start + WINDOW)
+        shares += count_lags(one[window], other[window], 0) + count_lags(other[window], one[window], 0)
+    return shares
 
 
 @dataclass
 class Robustness:
-    """shift: kind -> (right, named, judged). overall, lags: harm -> one value per clip, per judged channel.
+    """shift: kind -> counts, "strangers" among them. overall, lags: harm -> one value per clip, per judged channel.
     noise: channel -> variances. worst: "harm channel" -> r of the judged ones."""
 
-    shift: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
+    shift: dict[str, Shares] = field(default_factory=dict)
     overall: dict[str, list[float]] = field(default_factory=dict)
     lags: dict[str, list[float]] = field(default_factory=dict)
     noise: dict[str, list[float]] = field(default_factory=dict)
     worst: dict[str, list[float]] = field(default_factory=dict)
 
+    def add_shares(self, kind: str, shares: Shares) -> None:
+        self.shift[kind] = self.shift.get(kind, Shares()) + shares
+
 
 def measure_robustness(clips: Iterator[Clip], harms: dict[str, Callable[[Clip], Clip]]) -> Robustness:
-    found = Robustness()
+    found, sources = Robustness(), []
     for clip in clips:
         source = measure(clip)
-        found.shift.setdefault("plain", []).append(shares_of_lags(source, source))
+        found.add_shares("plain", shares_of_lags(source, source))
+        for earlier in sources:
+            found.add_shares("strangers", shares_of_strangers(source, earlier))
+        sources.append(source)
         if "CRF 30" in harms and "grain 8" in harms:
             harmed = measure(reencoded(grainy(clip)))
-            found.shift.setdefault("harmed", []).append(shares_of_lags(source, harmed))
+            found.add_shares("harmed", shares_of_lags(source, harmed))
         for name, harm in harms.items():
             edited = measure(harm(clip))
             report = compare(source, edited)
@@ -150,10 +186,14 @@ def rendered_clips(people: int, size: int, frames: int, cache: Path | None = Non
 
 def show(title: str, found: Robustness) -> None:
     print(title)
-    for kind, shares in found.shift.items():
-        right, named, judged = np.sum(shares, axis=0)
-        if judged:
-            print(f"  shift {kind:8} right {right / max(1, named):.4f} of {named} lags; named {named / judged:.3f}")
+    for kind, of in found.shift.items():
+        named = f"named {of.named / max(1, of.judged):.4f} of {of.judged} channels"
+        if kind == "strangers":
+            print(f"  {kind:9} {named}")
+        else:
+            told = f"all told in {of.told / max(1, of.windows):.4f} of {of.windows} windows"
+            right = f"right {of.right / max(1, of.named):.4f} of {of.named} lags"
+            print(f"  shift {kind:8} {told}; {right}; {named}")
     for name, values in found.overall.items():
         lags = np.array(found.lags[name])
         zero = float((lags.round() == 0).mean()) if lags.size else float("nan")
@@ -171,7 +211,7 @@ def main() -> None:
     parser.add_argument("--footage", type=Path)
     parser.add_argument("--people", type=int, default=24)
     parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--frames", type=int, default=33)
+    parser.add_argument("--frames", type=int, default=57)
     parser.add_argument("--cache", type=Path)
     options = parser.parse_args()
     if options.footage:

@@ -37,9 +37,10 @@ def motion(talker: Clip) -> MotionSignals:
 
 
 def test_shifts_of_a_rendered_clip_are_told(motion: MotionSignals) -> None:
-    """A clip against itself k frames off: every lag named rounds to k, and most judged channels name one."""
-    right, named, judged = shares_of_lags(motion, motion)
-    assert judged > 20 and right == named and named > 0.5 * judged
+    """A clip against itself k frames off, though at 160 px: every lag named rounds to k, and in 97 % of the windows
+    every judged channel names one."""
+    of = shares_of_lags(motion, motion)
+    assert of.judged > 20 and of.right == of.named and of.told >= 0.97 * of.windows
 
 
 @pytest.mark.parametrize("late", [-5, -2, 3])
@@ -68,9 +69,12 @@ def test_blank_pictures_are_lost_faces_not_motion() -> None:
 
 @needs_footage
 def test_real_footage_shifted_and_brightened() -> None:
-    """44 frames of two clips: at least 97 % of the lags named are right, overall at least 0.95 after gamma 1.2."""
+    """44 frames of two clips: every judged channel tells the shift in at least 97 % of the windows, no lag named is
+    wrong, hardly one is named for two people who have nothing to do with each other; overall at least 0.95 after
+    gamma 1.2."""
     found = measure_robustness(islice(real_clips(FOOTAGE, 44), 2), {"gamma 1.2": HARMS["gamma 1.2"]})
-    right, named, judged = np.sum(found.shift["plain"], axis=0)
-    assert right >= 0.97 * named and named > 0.5 * judged > 0
+    of = found.shift["plain"]
+    assert of.windows > 20 and of.right == of.named and of.told >= 0.97 * of.windows
+    assert found.shift["strangers"].named <= 0.1 * found.shift["strangers"].judged
     assert min(found.overall["gamma 1.2"]) >= 0.95
     assert all(round(lag) == 0 for lag in found.lags["gamma 1.2"])

@@ -1,17 +1,24 @@
 """How late one curve is against another, how sure that is, and whether it drifts over a long clip.
 
-The lag of best fit is the whole number of frames, within 6, at which Pearson's r is highest, refined by a parabola
-through its neighbours. Three things make such a lag worthless:
+The lag of best fit is the whole number of frames k, within 6, at which Pearson's r is highest, refined by a parabola
+through its neighbours. Whether it may be told depends on what is left of the edited curve there: a slow curve fits its
+exact copy at one lag only, but tells nothing under an edit that changes it. A lag is named where every rival l, which
+is any other whole lag further than `BETWEEN` from the refined one, is less likely than k by a factor of e^`SURE`:
 
-    slow     The tracker's noise n on both curves moves the best fit by about sqrt(2) n / sqrt(sum s'(t)^2) frames, s
-             the source's curve (the Cramer-Rao bound for a delay); more than `SURE` is too much. So is a curve that
-             fits itself two frames later with r > `SLOW`: what an edit by itself changes in a curve costs as much.
-    repeats  Shifted by 2 frames or more, s fits itself again nearly as well, past a dip: one syllable like the next.
-    loose    What remains of the edited curve at the best fit, e(t), moves the fit by about sqrt(sum_k Re(k) Rs'(k) / N)
-             / sum s'(t)^2 frames, R the autocorrelation sums (the error of least squares with coloured noise); more
-             than `SURE` is too much as well.
+    L(l) = (1 + v) / 2 * ln((n2 + v E(l)) / (n2 + v E(k))) >= SURE
 
-A lag is then None; r at lag 0 says all there is to say.
+    E(l)   mean square of e(t + l) - g s(t) about its mean, over the frames that both clips show; s the source, e the
+           edited clip, g the gain of least squares at lag k
+    v      (N - 3) / c: the effective number of frames; N the fewer of those compared at k and at l, less gain, offset
+           and lag, which are fitted
+    c      the larger of 1 and (n2 + sum_j Rw(j) Rd(j) / Rd(0)) / (n2 + Rw(0)): how much more a residual w of this
+           colour varies along d(t) = g (s(t - k) - s(t - l)) than a white one; R are the autocorrelation sums
+    n2     (1 + g^2) n^2, n the deviation of the tracker's noise
+
+This is the ratio of the marginal likelihoods of normal residuals of unknown variance, which the tracker's noise, known
+from other clips, foretells with the weight of one frame (the scaled inverse chi-square prior; Gelman et al., Bayesian
+Data Analysis, 3rd ed., 2.6); c is how Bartlett (1935, J. R. Stat. Soc. 98, 536) counts autocorrelated samples. Where a
+rival is too likely the lag is None; r at lag 0 says all there is to say. Limits from tests/sync/measure_robustness.py.
 """
 
 from __future__ import annotations
@@ -25,10 +32,10 @@ Array = NDArray[np.float64]
 
 MAX_LAG = 6  # frames
 MIN_FRAMES = 5  # that both clips show, for r to mean anything
+FITTED = 3  # gain, offset and lag
 MIN_OVERLAP = 2 / 3  # of the frames, at any lag
-SURE = 0.25  # frames; half a frame is then two deviations away
-SLOW = 0.98  # r of the source with itself
-REPEATS = 0.9  # r of the source with itself
+SURE = 6.0  # log of the odds; e^6 = 400
+BETWEEN = 0.6  # frames; a lag of half a frame lies between two whole ones that fit alike
 WINDOW, HOP = 33, 11  # frames, of the windows that a drift is read from
 MIN_R = 0.3  # below it nothing in the two curves fits, and no lag is named
 MIN_DRIFT = 1.0  # frames between the first window and the last
@@ -54,10 +61,10 @@ class Drift:
     drifts: bool | None
 
 
-def lagged(source: Array, edited: Array, reach: int = MAX_LAG) -> tuple[list[int], Array]:
+def lagged(source: Array, edited: Array) -> tuple[list[int], Array]:
     """Pearson's r of source[t] and edited[t + lag] for each lag; NaN where too few frames overlap or one is flat."""
     frames = len(source)
-    reach = min(reach, int((1 - MIN_OVERLAP) * frames))
+    reach = _reach(frames)
     lags = list(range(-reach, reach + 1))
     values = np.full(len(lags), np.nan)
     for index, lag in enumerate(lags):
@@ -82,39 +89,69 @@ def best_lag(lags: list[int], values: Array) -> float:
     return float(lags[best])
 
 
-def why_no_lag(source: Array, noise: float) -> str:
-    """Why the source's curve [F] cannot tell a lag; empty where it can. noise: deviation of the tracker's."""
-    speed = np.diff(source)
-    change = float(np.nansum(np.maximum(speed**2 - 2 * noise**2, 0)))  # less what the noise itself adds
-    error = np.sqrt(2) * noise / np.sqrt(change) if change > 0 else np.inf
-    if error > SURE:
+def why_no_lag(source: Array, edited: Array, lag: float, noise: float) -> str:
+    """Why the curves [F] cannot tell their `lag` of best fit (see the module); empty where they can.
+
+    noise: deviation of the tracker's noise, in the curves' unit.
+    """
+    best, reach = round(lag), _reach(len(source))
+    lags = {*range(-reach, reach + 1), best - 1, best + 1} - {best}
+    rivals = sorted(at for at in lags if abs(at - lag) > BETWEEN)
+    if _odds(source, edited, best, rivals, noise)[1] >= SURE:
+        return ""
+    rival, odds = _odds(source, _delayed(source, [best])[0], best, rivals, noise)  # of an exact copy
+    if odds >= SURE:
+        return "fits too loosely to tell a lag"
+    if abs(rival - best) == 1:
         return "moves too slowly to tell a lag"
-    lags, values = lagged(source, source, 2 * MAX_LAG)
-    late = values[len(lags) // 2 :]  # symmetric: r of a curve with itself, from lag 0 on
-    if len(late) > 2 and late[2] > SLOW:
-        return "moves too slowly to tell a lag"
-    if len(late) > 2 and np.isfinite(late).all():
-        dip = np.minimum.accumulate(late)
-        again = int(np.argmax(np.where(late > dip, late, -1)))
-        if late[again] > REPEATS and late[again] > dip[again]:
-            return f"repeats itself after {again} frames, so a lag cannot be told"
-    return ""
+    return f"repeats itself after {abs(rival - best)} frames, so a lag cannot be told"
 
 
-def is_loose(source: Array, edited: Array, lag: float) -> bool:
-    """Whether the curves [F] fit too loosely at their lag of best fit for it to mean anything."""
-    whole, frames = round(lag), len(source)
-    a = source[max(0, -whole) : frames - max(0, whole)]
-    b = edited[max(0, whole) : frames - max(0, -whole)]
-    known = np.isfinite(a) & np.isfinite(b)
-    at = np.arange(len(a))
-    a, b = (np.interp(at, at[known], curve[known] - curve[known].mean()) for curve in (a, b))
-    gain = float(a @ b) / float(a @ a)
-    if gain <= 0:
-        return True
-    rest, speed = b / gain - a, np.gradient(a)
-    coloured = float(np.correlate(rest, rest, "full") @ np.correlate(speed, speed, "full")) / len(a)
-    return np.sqrt(max(0.0, coloured)) > SURE * float(speed @ speed)
+def _reach(frames: int) -> int:
+    """The greatest lag at which enough of a clip of `frames` overlaps."""
+    return min(MAX_LAG, int((1 - MIN_OVERLAP) * frames))
+
+
+def _odds(source: Array, edited: Array, best: int, rivals: list[int], noise: float) -> tuple[int, float]:
+    """The rival that comes nearest to the best lag, and the module's L there; infinite where none can be compared."""
+    delayed = _delayed(source, [best, *rivals])
+    known = np.isfinite(delayed) & np.isfinite(edited)
+    count = known.sum(axis=1)
+    s, e = _centred(delayed, known), _centred(np.broadcast_to(edited, known.shape), known)
+    gain = max(0.0, float(s[0] @ e[0]) / float(s[0] @ s[0])) if s[0].any() else 0.0
+    rest = e - gain * s
+    error = (rest**2).sum(axis=1) / np.maximum(count, 1)
+    both = known & known[0]
+    apart = _centred(gain * (delayed[0] - delayed), both)
+    left = np.where(both, rest[0], 0)
+    expected = (1 + gain**2) * noise**2
+    colour = (expected + _along(left, apart)) / (expected + (left**2).sum(axis=1))
+    frames = np.maximum(np.minimum(count, count[0]) - FITTED, 0) / np.maximum(colour, 1)
+    odds = (1 + frames) / 2 * np.log((expected + frames * error) / (expected + frames * error[0]))
+    odds[count < MIN_FRAMES] = np.inf
+    nearest = 1 + int(odds[1:].argmin())
+    return rivals[nearest - 1], float(odds[nearest])
+
+
+def _delayed(curve: Array, lags: list[int]) -> Array:
+    """The curve [F] so many frames later, [lags, F]; NaN where nothing comes in."""
+    at = np.arange(len(curve)) - np.array(lags)[:, None]
+    inside = (at >= 0) & (at < len(curve))
+    return np.where(inside, curve[np.where(inside, at, 0)], np.nan)
+
+
+def _centred(curves: Array, known: NDArray[np.bool_]) -> Array:
+    """Each row less its mean over its known frames, and 0 in the others."""
+    mean = np.where(known, curves, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    return np.where(known, curves - mean[:, None], 0)
+
+
+def _along(rest: Array, apart: Array) -> Array:
+    """sum_j Rw(j) Rd(j) / Rd(0) of the rows of w = `rest` and d = `apart`, by their spectra; 0 where d is."""
+    size = 2 * rest.shape[1]  # so that ends do not meet
+    spectra = np.abs(np.fft.fft(rest, size)) ** 2 * np.abs(np.fft.fft(apart, size)) ** 2
+    power = (apart**2).sum(axis=1)
+    return np.divide(spectra.sum(axis=1) / size, power, out=np.zeros_like(power), where=power > 0)
 
 
 def find_drift(curves: list[tuple[float, Array, Array]]) -> Drift | None:

@@ -20,7 +20,7 @@ part of the source's frames with a face whose edited frames have one too.
 A channel counts where the SOURCE moves enough to tell motion from the tracker's noise: by 4 times the noise, at which
 noise alone on both curves brings r down to 16 / 17 = 0.94. Where the source moves and the edited clip stands still, r
 is 0: losing a motion is a failure, not a gap in the data. What cannot be seen is such a gap: eyes behind sunglasses, a
-mouth under a mask are not judged. A lag is named only where the source's curve can tell one (`synclora.sync.lag`).
+mouth under a mask are not judged. A lag is named only where the two curves can tell one (`synclora.sync.lag`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ from synclora.sync.lag import (
     Window,
     best_lag,
     find_drift,
-    is_loose,
     lagged,
     why_no_lag,
 )
@@ -102,7 +101,7 @@ class ChannelScore:
     """One channel. Numbers are None where they cannot be told; `why` says so when the channel is not judged.
 
     r: Pearson at lag 0, in [-1, 1]. lag: of the best fit within 6 frames, to parts of a frame; positive where the
-    edited clip is late; None where nothing fits, or where the source cannot tell a lag: `lag_why` then says so. r_best:
+    edited clip is late; None where nothing fits, or where the curves cannot tell a lag: `lag_why` then says so. r_best:
     r at the best whole lag. amplitude: deviation, edited over source.
     """
 
@@ -297,10 +296,9 @@ def _score(source: Array, edited: Array, noise: float) -> ChannelScore:
     zero = lags.index(0)
     values[zero] = 0.0 if np.isnan(values[zero]) else values[zero]
     r, r_best = float(values[zero]), float(np.nanmax(values))
-    lag_why = "nothing fits" if r_best < MIN_R else why_no_lag(source, noise)
-    lag = None if lag_why else best_lag(lags, values)
-    if lag is not None and is_loose(source, edited, lag):
-        lag, lag_why = None, "fits too loosely to tell a lag"
+    lag = best_lag(lags, values)
+    lag_why = "nothing fits" if r_best < MIN_R else why_no_lag(source, edited, lag, noise)
+    lag = None if lag_why else lag
     return ChannelScore(True, "", _tidy(r), _tidy(lag), _tidy(r_best), _tidy(amplitude), lag_why)
 
 
