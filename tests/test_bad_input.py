@@ -175,8 +175,8 @@ REFUSED: dict[str, tuple[Callable[[Bench], list[str]], str]] = {
     "source too fast": (lambda b: b.edit(source=slow_y4m(b, "9000:1")), "frame rate 9000; between 1 and 240"),
     "source too wide": (lambda b: b.edit(source=b.make_video(width=8320, height=32, frames=2)), "8320x32 px"),
     "source longer than the window": (
-        lambda b: b.edit(source=b.make_video(frames=18)),
-        r"more than 17 frames.*--frames 17.*--fit trim",
+        lambda b: b.edit("--fit", "error", source=b.make_video(frames=18)),
+        r"18 frames; with --fit error 8k\+1 are needed. Pass --frames 17",
     ),
     "source not 8k+1 with --fit error": (
         lambda b: b.edit("--fit", "error", source=b.make_video(frames=10)),
@@ -225,13 +225,35 @@ REFUSED: dict[str, tuple[Callable[[Bench], list[str]], str]] = {
     # settings
     "no steps": (lambda b: b.edit("--steps", 0), "--steps 0: between 1 and 1000"),
     "too many steps": (lambda b: b.edit("--steps", 1001), "--steps 1001: between 1 and 1000"),
-    "no frames": (lambda b: b.edit("--frames", 0), "--frames 0; the model takes 1 to 17 frames"),
-    "negative frames": (lambda b: b.edit("--frames", -3), "--frames -3; the model takes 1 to 17 frames"),
-    "frames beyond the window": (lambda b: b.edit("--frames", 99), "--frames 99; the model takes 1 to 17 frames"),
+    "no frames": (lambda b: b.edit("--frames", 0), "--frames 0; at least 1 is needed"),
+    "negative frames": (lambda b: b.edit("--frames", -3), "--frames -3; at least 1 is needed"),
+    "frames beyond the window": (lambda b: b.edit("--frames", 99), "ends after 17 frames, but --frames 99 was"),
     "frames beyond the clip": (
         lambda b: b.edit("--frames", 12, source=b.make_video(frames=9)),
         "ends after 9 frames, but --frames 12 was asked for. Pass --frames 9 or fewer",
     ),
+    "keyframe beyond the clip": (
+        lambda b: b.edit("--keyframe", f"17={b.frame}"),
+        "keyframe 17: the clip has 17 frames; its last one is frame 16",
+    ),
+    "keyframe beyond --frames": (
+        lambda b: b.edit("--keyframe", f"12={b.frame}", "--frames", 12),
+        "keyframe 12: the clip has 12 frames",
+    ),
+    "keyframe at frame 0": (lambda b: b.edit("--keyframe", f"0={b.frame}"), "keyframe 0: that is the first frame"),
+    "keyframe without a number": (lambda b: b.edit("--keyframe", b.frame), r"a frame number and a picture are needed"),
+    "keyframe missing": (lambda b: b.edit("--keyframe", "5=no.png"), r"no\.png: no such file.*--keyframe 5="),
+    "strength out of range": (lambda b: b.edit("--strength", 1.5), r"--strength 1\.5: 0 \(the source\) to 1"),
+    "mask of another aspect": (
+        lambda b: b.edit("--mask", b.picture("m.png", Image.new("L", (128, 72), 255))),
+        r"m\.png: 128x72 px, an aspect of 1\.778; the mask needs",
+    ),
+    "mask without white": (
+        lambda b: b.edit("--mask", b.picture("m.png", Image.new("L", (128, 128), 0))),
+        r"m\.png: the mask is black all over",
+    ),
+    "mask missing": (lambda b: b.edit("--mask", "no.png"), r"no\.png: no such file. Pass the mask"),
+    "unknown crop": (lambda b: b.edit("--crop", "nose"), "--crop 'nose' is not known; choose one of: face, center"),
     "negative seed": (lambda b: b.edit("--seed", -1), "--seed -1: a whole number from 0"),
     "huge seed": (lambda b: b.edit("--seed", 2**63), "a whole number from 0 to 2\\^63 - 1"),
     "unknown fit": (lambda b: b.edit("--fit", "squeeze"), "--fit 'squeeze' is not known; choose"),
@@ -339,9 +361,10 @@ HANDLED: dict[str, tuple[Callable[[Bench], list[str]], str, int]] = {
     ),
     "--fit trim of a long clip": (
         lambda b: b.edit("--fit", "trim", source=b.make_video(frames=40)),
-        "note: the first 17 of about 40 frames",
-        17,
+        "note: the first 33 of about 40 frames",
+        33,
     ),
+    "source of several windows": (lambda b: b.edit(source=b.make_video(frames=40)), r"o\.mp4  \(40 frames", 40),
     "--no-lora": (lambda b: b.edit("--no-lora"), "o.mp4", 17),
     "prompt longer than the model reads": (lambda b: b.edit("--prompt", "é" * 4000), "o.mp4", 17),
 }  # fmt: skip

@@ -25,7 +25,7 @@ def test_help_is_quick_and_names_every_command() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-m", "synclora", "--help"], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    for command in ("first-frame", "edit", "demo", "train", "bench", "sync", "pairs"):
+    for command in ("first-frame", "edit", "demo", "train", "bench", "sync", "pairs", "lora"):
         assert command in done.stdout
     assert after.ru_utime - before.ru_utime < 1.0
 
@@ -82,15 +82,19 @@ def test_every_flag_reaches_the_editor(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("synclora.editing.editor.edit", edit)
     flags = ["--prompt", "p", "--backbone", "b", "--lora", "l", "--steps", "3", "--seed", "4"]
-    flags += ["--frames", "5", "--fit", "trim", "--device", "cpu"]
+    flags += ["--frames", "5", "--fit", "trim", "--device", "cpu", "--keyframe", "60=k.png", "--keyframe", "7=l.png"]
+    flags += ["--strength", "0.5", "--mask", "m.png", "--keep-background", "--crop", "center"]
     run("edit", "a.mp4", "--first-frame", "f.png", "-o", "o.mp4", *flags)
     seen.pop("progress")
     assert seen == {
         "arguments": (Path("a.mp4"), Path("f.png"), Path("o.mp4")),
         "prompt": "p", "backbone": "b", "lora": "l", "steps": 3, "seed": 4, "frames": 5, "fit": "trim", "device": "cpu",
+        "keyframes": {60: Path("k.png"), 7: Path("l.png")}, "strength": 0.5, "mask": Path("m.png"),
+        "keep_background": True, "crop": "center",
     }  # fmt: skip
     run("edit", "a.mp4", "--first-frame", "f.png", "-o", "o.mp4", "--no-lora")
     assert seen["lora"] is None and seen["steps"] is None
+    assert (seen["keyframes"], seen["strength"], seen["mask"], seen["crop"]) == ({}, 1.0, None, "face")
 
 
 def test_errors_are_one_paragraph_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from synclora.adapters.commands import lora_app
 from synclora.console import Commands, progress_bars, say
 
 app = typer.Typer(
@@ -29,12 +30,14 @@ app = typer.Typer(
 )
 pairs_app = typer.Typer(help="Make and check stores of paired clips.", no_args_is_help=True)
 app.add_typer(pairs_app, name="pairs")
+app.add_typer(lora_app, name="lora")
 
 
 class Suite(str, Enum):
     """What `synclora bench` runs on."""
 
     procedural = "procedural"
+    footage = "footage"
 
 
 class PairsExecutor(str, Enum):
@@ -46,8 +49,9 @@ class PairsExecutor(str, Enum):
 
 
 Backbone = Annotated[str, typer.Option(help="Model: nano, a diffusers folder, or a hub id.")]
+Lora = Annotated[str, typer.Option(help="Sync-LoRA file, folder or hub id; default: the one beside the model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1 and so on.")]
-Steps = Annotated[int | None, typer.Option(help="Denoising steps.", show_default="8 for nano, else 30")]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps.", show_default="4 for nano, else 30")]
 Seed = Annotated[int, typer.Option(help="Seed of the noise; the same seed gives the same edit.")]
 
 
@@ -56,11 +60,12 @@ def first_frame(
     source: Annotated[Path, typer.Argument(help="The portrait video.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write.")],
     backbone: Backbone = "nano",
+    crop: Annotated[str, typer.Option(help="As in edit: face or center.")] = "face",
 ) -> None:
     """Write the frame to edit, at the exact crop the model will see."""
     from synclora.editing.first_frame import write_first_frame
 
-    width, height = write_first_frame(source, output, backbone)
+    width, height = write_first_frame(source, output, backbone, crop)
     say(f"{output}  ({width}x{height})")
 
 
@@ -71,16 +76,24 @@ def edit_video(
     output: Annotated[Path, typer.Option("-o", "--output", help="Video to write (.mp4 or .mov).")],
     prompt: Annotated[str, typer.Option(help="What the edited video shows, in words.")] = "",
     backbone: Backbone = "nano",
-    lora: Annotated[str, typer.Option(help="Sync-LoRA file; default: the one beside the model.")] = "default",
+    lora: Lora = "default",
     no_lora: Annotated[bool, typer.Option("--no-lora", help="Base model alone: does not see the source.")] = False,
     steps: Steps = None,
     seed: Seed = 0,
     frames: Annotated[int | None, typer.Option(help="Edit the first so many frames.", show_default="all")] = None,
     fit: Annotated[str, typer.Option(help="Length that does not suit the model: pad, trim or error.")] = "pad",
+    keyframe: Annotated[
+        list[str] | None, typer.Option(help="Further edited frame, as 60=frame-60.png; may be given often.")
+    ] = None,
+    strength: Annotated[float, typer.Option(help="How much of the edit shows: 0 (the source) to 1.")] = 1.0,
+    mask: Annotated[Path | None, typer.Option(help="Picture or video, white where the edit may show.")] = None,
+    keep_background: Annotated[bool, typer.Option("--keep-background", help="Edit the person alone.")] = False,
+    crop: Annotated[str, typer.Option(help="Large pictures: face, pasted back, or center, alone.")] = "face",
     device: Device = "auto",
 ) -> None:
-    """Edit a video from its edited first frame; frame rate and sound stay the source's."""
+    """Edit a video from its edited first frame; length, frame rate and sound stay the source's."""
     from synclora.editing.editor import edit
+    from synclora.editing.keyframes import parse_keyframes
 
     with progress_bars() as progress:
         result = edit(
@@ -94,6 +107,11 @@ def edit_video(
             seed=seed,
             frames=frames,
             fit=fit,
+            keyframes=parse_keyframes(keyframe or []),
+            strength=strength,
+            mask=mask,
+            keep_background=keep_background,
+            crop=crop,
             device=device,
             progress=progress,
         )
@@ -129,20 +147,32 @@ def train_lora(
 @app.command()
 def bench(
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
-    suite: Annotated[Suite, typer.Option(help="What to run on.")] = Suite.procedural,
+    suite: Annotated[Suite, typer.Option(help="Rendered people, or videos of your own.")] = Suite.procedural,
     count: Annotated[int, typer.Option(help="Number of pairs.")] = 24,
+    footage: Annotated[Path | None, typer.Option(help="Folder of videos of faces, for the suite footage.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Methods, as synclora,flow_warp.", show_default="all")] = None,
     backbone: Backbone = "nano",
-    lora: Annotated[str, typer.Option(help="Sync-LoRA file; default: the one beside the model.")] = "default",
+    lora: Lora = "default",
     steps: Steps = None,
     device: Device = "auto",
 ) -> None:
-    """Measure editing against baselines on held-out pairs."""
-    from synclora.bench.suite import run_procedural
+    """Measure editing against baselines on pairs whose true edited clip is known."""
+    from synclora.bench.suite import run_suite
 
-    runs = {Suite.procedural: run_procedural}
     with progress_bars() as progress:
-        runs[suite](count, out, backbone=backbone, lora=lora, steps=steps, device=device, progress=progress)
-    say((out / "bench.md").read_text(encoding="utf-8"), f"{out / 'bench.json'}")
+        run_suite(
+            suite.value,
+            count,
+            out,
+            footage=footage,
+            methods=methods,
+            backbone=backbone,
+            lora=lora,
+            steps=steps,
+            device=device,
+            progress=progress,
+        )
+    say((out / "bench.md").read_text(encoding="utf-8"), f"{out / 'bench.json'}", f"{out / 'bench.html'}")
 
 
 @app.command("sync")

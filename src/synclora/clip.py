@@ -20,10 +20,10 @@ from torch import Tensor
 
 from synclora.errors import SyncloraError
 from synclora.media.crop import Crop, apply_crop, centered_crop
-from synclora.media.rate import to_rate
+from synclora.media.rate import at_constant_rate, to_rate
 from synclora.media.reader import Reader
 from synclora.media.sound import AudioOrigin
-from synclora.media.source import AudioInfo, ClipInfo, probe
+from synclora.media.source import AudioInfo, ClipInfo, check_rate, open_video, probe, timed_frames
 from synclora.media.writer import check_output, write_frames
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "apply_crop",
     "centered_crop",
     "check_output",
+    "count_frames",
     "from_model",
     "iter_windows",
     "probe",
@@ -175,6 +176,19 @@ def iter_windows(
         yield Clip(torch.stack(kept + fresh), reader.fps, reader.origin(first))
         first += len(kept) + len(fresh) - overlap
         kept = (kept + fresh)[-overlap:] if overlap else []
+
+
+def count_frames(path: Path | str) -> int:
+    """How many frames `read_clip` gives of a whole file; found by decoding it, without the cost of converting frames.
+
+    Raises:
+        SyncloraError: as `read_clip`.
+    """
+    info = probe(path)
+    check_rate(info)
+    with open_video(info.path) as (container, stream):
+        timed = timed_frames(info.path, container, stream, info.fps)
+        return sum(1 for _ in at_constant_rate(timed, info.fps, 1 / info.fps))
 
 
 def write_clip(path: Path | str, clip: Clip, *, crf: int = 16, audio: bool = True, preset: str = "medium") -> list[str]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from synclora.backbones.base import Geometry, Text
-from synclora.backbones.ltx_video import DECODE_NOISE_SCALE, DECODE_TIMESTEP, LTXVideoBackbone
+from synclora.backbones.ltx import DECODE_NOISE_SCALE, DECODE_TIMESTEP
+from synclora.backbones.ltx_video import LTXVideoBackbone
 from synclora.errors import SyncloraError
 
 

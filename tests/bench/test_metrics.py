@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from synclora.bench import bootstrap_interval, gradient_error, psnr, ssim
+from synclora.bench import bootstrap_interval, flicker, gradient_error, psnr, retention, ssim
+from synclora.bench.metrics import bootstrap_ratio_interval
 from synclora.errors import SyncloraError
 
 
@@ -62,6 +63,41 @@ def test_bootstrap_interval() -> None:
     half = 1.96 * values.std() / 20
     assert (low, high) == (pytest.approx(values.mean() - half, abs=0.02), pytest.approx(values.mean() + half, abs=0.02))
     assert bootstrap_interval([1.0]) is None
+
+
+def test_flicker_is_the_noise_added() -> None:
+    """White noise of deviation 4 on a moving ramp: 4 within 3 %; a still, a late or a slowly fading clip: 0 or near."""
+    x, t = np.arange(48, dtype=float), np.arange(40, dtype=float)
+    moving = 120 + 60 * np.sin((x[None, :] + 1.5 * t[:, None]) / 9)
+    clip = np.repeat(np.repeat(moving[:, None, :, None], 40, 1), 3, 3)
+    noise = np.random.default_rng(5).normal(0, 4, clip.shape)
+    truth, noisy = (torch.from_numpy(np.clip(c.round(), 0, 255).astype(np.uint8)) for c in (clip, clip + noise))
+    assert flicker(noisy, truth) == pytest.approx(4, rel=0.03)
+    assert flicker(truth, truth) == 0 and flicker(truth[:1].expand_as(truth), truth) == 0
+    assert flicker(truth.roll(2, 0)[2:], truth[2:]) < 0.4
+    fading = (truth.float() * (1 - torch.arange(40) / 100).view(-1, 1, 1, 1)).round().to(torch.uint8)
+    assert flicker(fading, truth) < 0.4
+
+
+def test_retention_is_last_error_over_first() -> None:
+    """Errors of 2 in the first second (frames 1 to 10 at 10 fps) and 6 in the last: 3; quarters where short."""
+    truth = torch.full((31, 8, 8, 3), 100, dtype=torch.uint8)
+    edited = truth.clone()
+    edited[1:11] += 2
+    edited[11:21] += 50
+    edited[21:] += 6
+    assert retention(edited, truth, 10) == pytest.approx(3)
+    assert retention(truth, truth, 10) == 1
+    short, fps = edited[:13], 10  # 12 counted frames: quarters of 3
+    assert retention(short, truth[:13], fps) == pytest.approx(math.sqrt((2**2 + 2 * 50**2) / 3) / 2)
+
+
+def test_bootstrap_of_a_ratio() -> None:
+    """Every clip at 1 of 2: exactly one half; clips with nothing to count are left out; a spread is wide."""
+    assert bootstrap_ratio_interval([1, 2, 0], [2, 4, 0]) == (0.5, 0.5)
+    assert bootstrap_ratio_interval([1, 0], [2, 0]) is None
+    low, high = bootstrap_ratio_interval([0, 2] * 20, [2, 2] * 20) or (0, 0)
+    assert (low, high) == (pytest.approx(0.5 - 1.96 * 0.5 / 40**0.5, abs=0.03), pytest.approx(0.655, abs=0.03))
 
 
 def test_videos_that_do_not_match_are_refused() -> None:

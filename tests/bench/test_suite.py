@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import torch
 from PIL import Image
 
 from synclora import portraits
-from synclora.bench import baselines, held_out_pairs, run_procedural
+from synclora.bench import baselines, held_out_pairs, psnr, run_procedural
 from synclora.bench.baselines import BenchPair
-from synclora.clip import Clip
+from synclora.bench.suite import run_suite
+from synclora.clip import Clip, read_clip
 from synclora.errors import SyncloraError
 
 COUNT, SIZE, FRAMES = 2, 64, 17
@@ -54,15 +57,46 @@ def test_results_order_as_they_must(folder: Path) -> None:
     assert methods["perfect"]["sync"]["overall"] > methods["late_truth"]["sync"]["overall"]
     assert {"psnr", "ssim", "sync", "blink_f1", "lag0_share", "seconds_per_clip"} <= set(still)
     assert still["psnr_ci"][0] <= still["psnr"] <= still["psnr_ci"][1]
+    perfect, late = methods["perfect"], methods["late_truth"]
+    assert perfect["flicker"] == still["flicker"] == 0 and perfect["retention"] == 1
+    assert still["retention"] > 1.2  # ever further from a frame that stands still
+    assert copy["lag"] == 0 and copy["lag0_clips"] == 1
+    assert still["lag"] is None and still["lag0_clips"] == 0
+    assert late["lag"] == pytest.approx(2, abs=0.5) and late["lag0_clips"] == 0
+    kinds = [clip["kind"] for clip in table["clips"]]
+    assert list(late["by_kind"]) == kinds and late["by_kind"][kinds[0]]["clips"] == 1
+    assert late["by_kind"][kinds[1]]["psnr"] == table["clips"][1]["methods"]["late_truth"]["psnr"]
 
 
 def test_table_and_picture(folder: Path) -> None:
     """One row a method; the picture holds, per pair, source, truth and three methods (not the late truth)."""
     rows = (folder / "bench.md").read_text().splitlines()
-    assert sum(row.startswith(("| perfect", "| first_frame", "| late_truth", "| copy")) for row in rows) == 4
+    first = [row for row in rows if row.startswith(("| perfect", "| first_frame", "| late_truth", "| copy"))][:4]
+    assert [row.split(" | ")[0] for row in first] == ["| perfect", "| first_frame", "| late_truth", "| copy"]
+    assert first[0].split(" | ")[1] == "exact"
     width, height = Image.open(folder / "frames.png").size
     assert width >= 5 * SIZE and height >= COUNT * 5 * SIZE
-    assert sorted(path.name for path in folder.iterdir()) == ["bench.json", "bench.md", "frames.png"]
+    assert sorted(path.name for path in folder.iterdir()) == ["bench.html", "bench.json", "bench.md", "frames.png"]
+
+
+def test_page_holds_every_clip_of_every_pair(folder: Path, tmp_path: Path) -> None:
+    """One video a pair, the frames' count long, in which each panel's tile is its method's clip (H.264 near CRF 17)."""
+    text = (folder / "bench.html").read_text()
+    assert "http" not in text.replace("http-equiv", "")
+    data = json.loads(re.findall(r'<script id="data"[^>]*>(.*?)</script>', text, re.S)[0])
+    videos = re.findall(r'<script class="mp4"[^>]*>(.*?)</script>', text, re.S)
+    assert len(videos) == len(data["pairs"]) == COUNT
+    assert [panel["name"] for panel in data["panels"]] == [
+        "source", "truth", "perfect", "first_frame", "late_truth", "copy",
+    ]  # fmt: skip
+    (tmp_path / "tiles.mp4").write_bytes(base64.b64decode(videos[1]))
+    tiles = read_clip(tmp_path / "tiles.mp4").frames
+    assert len(tiles) == FRAMES == data["pairs"][1]["frames"]
+    pair = list(held_out_pairs(COUNT, size=SIZE, frames=FRAMES))[1]
+    for panel, clip in zip(data["panels"], [pair.source.frames, pair.truth, pair.truth], strict=False):
+        shown = tiles[:, panel["y"] : panel["y"] + SIZE, panel["x"] : panel["x"] + SIZE]
+        assert psnr(shown, clip) > 30
+    assert text.count("<figure") == 6 and "exact" in text
 
 
 def test_pairs_are_held_out_and_kinds_take_turns() -> None:
@@ -87,6 +121,18 @@ def test_unknown_methods_are_named(tmp_path: Path) -> None:
         run_procedural(1, tmp_path, methods=["truth", "magic"])
     with pytest.raises(SyncloraError, match="count 0"):
         run_procedural(0, tmp_path)
+
+
+def test_suites_by_name(tmp_path: Path) -> None:
+    """What `synclora bench` calls: names with commas; a folder exactly where it is used; unknown suites are named."""
+    table = run_suite("procedural", 1, tmp_path, methods="truth, first_frame")
+    assert list(table["methods"]) == ["truth", "first_frame"] and table["suite"] == "procedural"
+    with pytest.raises(SyncloraError, match="--footage DIR"):
+        run_suite("footage", 1, tmp_path)
+    with pytest.raises(SyncloraError, match="--suite footage"):
+        run_suite("procedural", 1, tmp_path, footage=tmp_path)
+    with pytest.raises(SyncloraError, match=r"found lab.*procedural, footage"):
+        run_suite("lab", 1, tmp_path)
 
 
 def test_the_editor_and_the_base_without_lora(tmp_path: Path, tiny_backbone: Path) -> None:

@@ -15,6 +15,7 @@ from synclora.clip import (
     Crop,
     apply_crop,
     centered_crop,
+    count_frames,
     from_model,
     iter_windows,
     probe,
@@ -218,6 +219,18 @@ def test_windows_cover_the_clip(tmp_path: Path, length: int, overlap: int) -> No
         assert torch.equal(window.frames, whole.frames[first : first + length])
         assert window.origin == whole[first:].origin
     assert (len(windows) - 1) * (length - overlap) + windows[-1].num_frames == 30
+
+
+@pytest.mark.parametrize("frames", [1, 7, 90])
+def test_frames_are_counted_without_being_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: int
+) -> None:
+    """As many as `read_clip` gives, at a variable rate too; no picture is turned into RGB."""
+    path = make_video(tmp_path / "a.mp4", frames=frames)
+    uneven = make_video(tmp_path / "b.mp4", times=[i * 0.04 + (i % 3) * 0.012 for i in range(40)])
+    expected = read_clip(uneven).num_frames
+    monkeypatch.setattr(reader, "to_rgb", lambda *_: pytest.fail("a frame was converted"))
+    assert count_frames(path) == frames and count_frames(uneven) == expected
 
 
 @pytest.mark.parametrize("frames", [40, 200])

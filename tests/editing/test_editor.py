@@ -11,13 +11,15 @@ from torch import Tensor
 
 from synclora import Editor, edit
 from synclora.backbones.base import Attention, Geometry, Text
-from synclora.clip import AudioOrigin, Clip, from_model, probe, read_clip
+from synclora.clip import AudioOrigin, Clip, from_model, probe, read_clip, write_clip
 from synclora.diffusion.attention import KeyValueCache
 from synclora.diffusion.flow import sigma_schedule
 from synclora.diffusion.sequence import Sequence
 from synclora.editing.adapter import Adapter, read_adapter
 from synclora.editing.frames import frames_to_read, frames_to_use, pad_frames
 from synclora.errors import SyncloraError
+from tests.media import Track, audio_packets, click_times
+from tests.media import make_video as make_media
 
 GEOMETRY = Geometry(width=64, height=64, frames=17, fps=25.0, spatial=32, temporal=8, channels=3)
 
@@ -30,6 +32,7 @@ class Oracle:
 
     def __init__(self) -> None:
         self.name, self.geometry = "oracle", GEOMETRY
+        self.rescale_on: Any = "velocity"
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.transformer: torch.nn.Module = torch.nn.Identity()
         self.x0 = torch.rand(1, 3 * 2 * 2, 3, generator=torch.Generator().manual_seed(9)) * 1.8 - 0.9
@@ -58,14 +61,14 @@ class Oracle:
         return Text(torch.zeros(1, 16, 4), torch.ones(1, 16, dtype=torch.bool))
 
     def velocity(
-        self, sequence: Sequence, sigma: Any, text: Text, *, attention: Any = "self", cache: Any = None
+        self, sequence: Sequence, sigma: Any, text: Text, *, attention: Any = "self", cache: Any = None, **_: Any
     ) -> Tensor:
         if not self.calls:
             self.noise = sequence.tokens[:, : sequence.num_target].clone()
         self.calls.append((sequence, sigma, attention, cache))
         return self.noise - self.x0[:, : sequence.num_target]
 
-    def reference_cache(self, sequence: Sequence, text: Text) -> KeyValueCache:
+    def reference_cache(self, sequence: Sequence, text: Text, **_: Any) -> KeyValueCache:
         self.caches.append(KeyValueCache(()))
         return self.caches[-1]
 
@@ -177,7 +180,14 @@ def test_other_sizes_are_cropped_in_the_middle() -> None:
 @pytest.mark.parametrize(
     ("clip", "frame", "settings", "said"),
     [
-        (clip_of(18), FRAME, {}, "clip of 18 frames; oracle takes 1 to 17"),
+        (
+            clip_of(18),
+            FRAME,
+            {"keyframes": {18: FRAME}},
+            "keyframe 18: the clip has 18 frames; its last one is frame 17",
+        ),
+        (clip_of(), FRAME, {"strength": 2.0}, "--strength 2: 0"),
+        (clip_of(), FRAME, {"mask": torch.zeros(64, 64)}, "mask: empty"),
         (clip_of(), FRAME[:32], {}, r"first frame: torch.uint8 \[32, 64, 3\]"),
         (clip_of(), FRAME.float(), {}, "first frame: torch.float32"),
         (clip_of(), FRAME, {"steps": 0}, "--steps 0"),
@@ -217,21 +227,24 @@ def test_progress_tells_every_step() -> None:
         (None, "pad", 17, 17),
         (None, "trim", 12, 9),
         (None, "trim", 18, 17),
+        (None, "trim", 40, 33),
+        (None, "pad", 18, 18),
+        (None, "error", 33, 33),
         (None, "trim", 5, 1),
         (None, "error", 9, 9),
         (5, "pad", 5, 5),
-        (17, "error", 17, 17),
+        (40, "error", 50, 40),
     ],
 )
 def test_length_is_chosen(frames: int | None, fit: str, available: int, used: int) -> None:
-    """pad: all of the clip; trim: the largest 8k + 1 within clip and window; --frames: that many, whatever the fit."""
+    """pad: all of the clip; trim: the largest 8k + 1 within it; --frames: that many, whatever the fit."""
     assert frames_to_use("a.mp4", available, GEOMETRY, frames, fit) == used
 
 
 @pytest.mark.parametrize(
     ("frames", "fit", "available", "said"),
     [
-        (None, "pad", 18, r"more than 17 frames.*--frames 17.*--fit trim"),
+        (None, "error", 18, r"18 frames; with --fit error 8k\+1 are needed. Pass --frames 17"),
         (None, "error", 12, r"12 frames; with --fit error 8k\+1 are needed. Pass --frames 9"),
         (12, "pad", 10, "ends after 10 frames, but --frames 12"),
     ],
@@ -241,12 +254,20 @@ def test_length_that_cannot_be_is_refused(frames: int | None, fit: str, availabl
         frames_to_use("a.mp4", available, GEOMETRY, frames, fit)
 
 
-def test_no_more_is_read_than_needed() -> None:
-    """One frame over the window shows that a clip is too long; the rest is never decoded."""
-    assert frames_to_read("a.mp4", GEOMETRY, None) == 18 and frames_to_read("a.mp4", GEOMETRY, 3) == 3
-    for frames in (0, -1, 18):
-        with pytest.raises(SyncloraError, match=f"--frames {frames}; the model takes 1 to 17"):
-            frames_to_read("a.mp4", GEOMETRY, frames)
+def test_no_more_is_read_than_needed(make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is gone through to count its frames only where the container's word will not do."""
+    video = make_video(frames=20)
+    info, counted = probe(video), []
+    monkeypatch.setattr("synclora.editing.frames.count_frames", lambda path: counted.append(path) or 20)
+    assert frames_to_read(video, info, GEOMETRY, None, "pad") is None and counted == []
+    assert frames_to_read(video, info, GEOMETRY, 12, "pad") == 12 and counted == []
+    assert frames_to_read(video, info, GEOMETRY, 20, "pad") == 20 and len(counted) == 1
+    assert frames_to_read(video, info, GEOMETRY, None, "trim") == 17 and len(counted) == 2
+    with pytest.raises(SyncloraError, match="ends after 20 frames, but --frames 21"):
+        frames_to_read(video, info, GEOMETRY, 21, "pad")
+    for frames in (0, -1):
+        with pytest.raises(SyncloraError, match=f"--frames {frames}; at least 1 is needed"):
+            frames_to_read(video, info, GEOMETRY, frames, "pad")
 
 
 def test_padding_repeats_the_last_frame() -> None:
@@ -299,6 +320,33 @@ def test_file_to_file(samples: Path, editor: Editor, tmp_path: Path) -> None:
     assert settings["lora"].endswith("sync_lora.safetensors") and settings["attention"] == "self"
     assert [notice.kind for notice in result.notices] == ["cut"]
     assert list(tmp_path.rglob("*")) == [out.parent, out]
+
+
+def test_long_file_to_file(samples: Path, editor: Editor, tmp_path: Path) -> None:
+    """60 frames through a window of 17: all frames, the same pictures as in memory, all of the sound."""
+    short = read_clip(samples / "source.mp4")
+    there_and_back = torch.cat([short.frames, short.frames.flip(0)[1:]] * 2)[:60]
+    sound = read_clip(make_voice(tmp_path / "voice.mp4", 60)).origin
+    write_clip(tmp_path / "long.mp4", Clip(there_and_back, short.fps, sound), crf=4, preset="veryfast")
+    out = tmp_path / "out.mp4"
+    result = edit(tmp_path / "long.mp4", samples / "edited.png", out, editor=editor, steps=1)
+    info = probe(out)
+    assert (result.frames, info.frames, result.settings["padded_frames"]) == (60, 60, 65)
+    assert [notice.kind for notice in result.notices] == []
+    assert abs(audio_packets(out)[-1].time - 60 / 25) < 0.1 and click_times(out) == pytest.approx([0.4, 2.1], abs=0.02)
+    clip = read_clip(tmp_path / "long.mp4")
+    whole = editor.edit(clip, result.first_frame, steps=1)
+    assert (coarse(whole.frames) - coarse(read_clip(out).frames)).abs().mean() < 2  # but for the encoder
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def coarse(frames: Tensor) -> Tensor:
+    """Means of 8 x 8 blocks: what a codec keeps even of the noise that an untrained model makes."""
+    return torch.nn.functional.avg_pool2d(frames.permute(0, 3, 1, 2).float(), 8)
+
+
+def make_voice(path: Path, frames: int) -> Path:
+    return make_media(path, frames=frames, tracks=[Track(clicks=(0.4, 2.1))])
 
 
 def test_edit_depends_on_seed_source_and_lora_alone(samples: Path, tiny_backbone: Path, editor: Editor) -> None:

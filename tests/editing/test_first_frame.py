@@ -192,7 +192,8 @@ def test_frame_to_edit_is_what_the_model_sees(
     result = edit(video, tmp_path / "frame.png", tmp_path / "o.mp4", editor=Editor(tiny_backbone, None), steps=1)
     written = torch.from_numpy(np.array(Image.open(tmp_path / "frame.png")))
     assert size == (128, 128)
-    assert (written == result.source.frames[0]).all() and (written == result.first_frame).all()
+    shown = result.placement.model_frames(result.clips()[0].frames)[0]
+    assert (written == shown).all() and (written == result.first_frame).all()
     assert not (written == read_clip(video, frames=1).frames[0, :128, :128]).all()
 
 

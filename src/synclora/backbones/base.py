@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -12,6 +13,7 @@ from synclora.diffusion.attention import KeyValueCache
 from synclora.diffusion.sequence import Grid, Sequence
 
 Attention = Literal["joint", "self"]
+Rescale = Literal["velocity", "x0"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class Backbone(Protocol):
     def dtype(self) -> torch.dtype: ...
     @property
     def transformer(self) -> nn.Module: ...
+    @property
+    def rescale_on(self) -> Rescale:
+        """What guidance's rescale is taken of in this family (see `synclora.diffusion.guidance`)."""
+        ...
 
     def encode(self, video_B3FHW: Tensor) -> Tensor:
         """Video in [-1, 1] as normalised latents `[B, C, f, h, w]`. A single frame encodes as latent frame 0."""
@@ -102,6 +108,8 @@ class Backbone(Protocol):
         *,
         attention: Attention = "self",
         cache: KeyValueCache | None = None,
+        skip_blocks: Container[int] = (),
+        whole: bool = False,
     ) -> Tensor:
         """The predicted velocity noise - x0 of all non-reference tokens, `[B, n, C]` float32.
 
@@ -112,11 +120,16 @@ class Backbone(Protocol):
             attention: how the reference is read (see `synclora.diffusion.attention`).
             cache: what `reference_cache` returned for this sequence and text; without it, `self` computes the
                 reference anew (training, where gradients must reach it).
+            skip_blocks: blocks whose self-attention is left out (spatio-temporal guidance).
+            whole: under `joint`, answer for the reference's tokens too: `[B, N, C]`.
         """
         ...
 
-    def reference_cache(self, sequence: Sequence, text: Text) -> KeyValueCache:
-        """The reference's keys and values for `self` attention: made once per edit, read at every step."""
+    def reference_cache(self, sequence: Sequence, text: Text, *, skip_blocks: Container[int] = ()) -> KeyValueCache:
+        """The reference's keys and values for `self` attention: made once per edit, read at every step.
+
+        Each text, and each choice of `skip_blocks`, has its own.
+        """
         ...
 
     def fingerprint(self) -> str:

@@ -1,6 +1,6 @@
 """Reading a model in the diffusers layout: a folder, or the same on the Hugging Face hub.
 
-    model_index.json   transformer/   vae/   text_encoder/   tokenizer/   scheduler/   [synclora.json]
+    model_index.json   transformer/   vae/   text_encoder/   tokenizer/   [connectors/]   [synclora.json]
 
 `synclora.json` is ours and optional: the video size, window and prompt length a model was trained for.
 Only safetensors weights are read. Everything that is missing, damaged or not finite is told in one paragraph.
@@ -9,18 +9,21 @@ Only safetensors weights are read. Everything that is missing, damaged or not fi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import hf_hub_download
+import torch
+from accelerate import init_empty_weights
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.utils import logging
 
+from synclora.backbones.single_file import INDEX_NAME, SingleFile
 from synclora.errors import SyncloraError
 
 SETTINGS_NAME = "synclora.json"
@@ -67,28 +70,16 @@ def is_folder(where: str | Path) -> bool:
     return False
 
 
-def read_settings(where: str | Path) -> Settings:
-    """The model's `synclora.json`, or the defaults where there is none.
+def read_settings(where: str | Path, default: Settings = Settings()) -> Settings:
+    """The model's `synclora.json`, or the defaults, of the model's family, where there is none.
 
     Raises:
         SyncloraError: not JSON, an unknown name, or a value that is not a positive number.
     """
-    path = Path(where) / SETTINGS_NAME
-    if not is_folder(where):
-        try:
-            path = Path(hf_hub_download(str(where), SETTINGS_NAME))
-        except LocalEntryNotFoundError as error:
-            raise SyncloraError(f"{where}: {_unreachable(error)}") from error
-        except EntryNotFoundError:
-            return Settings()
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            raise SyncloraError(f"{where}: {_unreachable(error)}") from error
-    if not path.exists():
-        return Settings()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SyncloraError(f"{path}: not readable JSON ({error}). Correct it, or delete it for defaults.") from error
+    path = _file(where, SETTINGS_NAME)
+    if path is None:
+        return default
+    content = _read_json(path, "Correct it, or delete it for defaults.")
     known = {field.name: type(field.default) for field in fields(Settings)}
     for name, value in content.items() if isinstance(content, dict) else [("content", content)]:
         allowed = (int, float) if known.get(name) is float else int
@@ -97,38 +88,93 @@ def read_settings(where: str | Path) -> Settings:
                 f"{path}: {name} is {value!r}; needed are positive numbers, whole but for fps, and no names but"
                 f" {', '.join(known)}. Correct it, or delete the file for defaults."
             )
-    return Settings(**content)
+    return replace(default, **content)
 
 
-def load_module(kind: type[Module], where: str | Path, part: str, **options: Any) -> Module:
+def read_index(where: str | Path) -> dict[str, Any]:
+    """The model's `model_index.json`, library and class of each of its parts; empty where there is none.
+
+    Raises:
+        SyncloraError: not a JSON object.
+    """
+    path = _file(where, INDEX_NAME)
+    content = {} if path is None else _read_json(path, "Fetch the model again.")
+    if not isinstance(content, dict):
+        raise SyncloraError(f"{path}: not a JSON object. Fetch the model again.")
+    return content
+
+
+def load_module(
+    kind: type[Module], where: str | Path, part: str, *, single_file: SingleFile | None = None, **options: Any
+) -> Module:
     """One of the model's networks, complete, finite, frozen and in evaluation mode.
 
     Args:
         kind: a diffusers or transformers class.
         where: folder or hub id.
         part: the subfolder.
+        single_file: holds the weights in place of the subfolder, if it holds this part.
         options: for `from_pretrained`.
 
     Raises:
         SyncloraError: missing or damaged files, missing tensors, or values that are not finite.
     """
+    if single_file is not None and single_file.holds(part):
+        return load_trimmed(kind, where, part, _whole, single_file=single_file, **options)
     loader: Any = kind
     module, report = load_part(
         where,
         part,
         partial(loader.from_pretrained, where, use_safetensors=True, output_loading_info=True, **options),
     )
-    if missing := sorted(report["missing_keys"]):
-        raise SyncloraError(
-            f"{where}/{part}: {missing[0]} is missing ({len(missing)} tensors in all). The weights are incomplete or do"
-            " not belong to config.json beside them; fetch the model again."
-        )
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+    _require_complete(module, report["missing_keys"], f"{where}/{part}")
+    return module.eval().requires_grad_(False)
+
+
+def load_trimmed(
+    kind: type[Module],
+    where: str | Path,
+    part: str,
+    trim: Callable[[Module], None],
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    single_file: SingleFile | None = None,
+) -> Module:
+    """`load_module` for a network that is used in part: only the weights left after `trim` are read, file by file.
+
+    Args:
+        kind: a diffusers class.
+        where, part, single_file: as for `load_module`; the configuration is always the subfolder's.
+        trim: takes the unused modules out, before anything is read.
+        dtype, device: of the weights; a file is in memory once, whatever the device.
+
+    Raises:
+        SyncloraError: as `load_module`.
+    """
+    loader: Any = kind
+    config = load_part(where, part, partial(loader.load_config, where))
+    with init_empty_weights(include_buffers=False):
+        module = loader.from_config(config)
+    trim(module)
+    missing = set(module.state_dict())
+    if single_file is not None and single_file.holds(part):
+        from_where, files = str(single_file.path), [(single_file.path, single_file.names(part))]
+    else:
+        from_where, files = f"{where}/{part}", [(path, None) for path in _weight_files(where, part)]
+    for path, names in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                keys = names or {key: key for key in file.keys()}  # noqa: SIM118
+                state = {n: file.get_tensor(key).to(device, dtype) for n, key in keys.items() if n in missing}
+            module.load_state_dict(state, strict=False, assign=True)
+            missing -= state.keys()
+        except _LOAD_ERRORS as error:
             raise SyncloraError(
-                f"{where}/{part}: {name} holds NaN or infinite values. The file is damaged or its training diverged;"
-                " fetch the model again or use an earlier checkpoint."
-            )
+                f"{path}: cannot be loaded ({_first_line(error)}). It is damaged, or does not belong to the config.json"
+                f" of {where}/{part}; fetch it again."
+            ) from error
+    _require_complete(module, missing, from_where)
     return module.eval().requires_grad_(False)
 
 
@@ -149,12 +195,70 @@ def load_part(where: str | Path, part: str, from_pretrained: Callable[..., T]) -
     try:
         return from_pretrained(subfolder=part, local_files_only=local)
     except _LOAD_ERRORS as error:
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         way_out = "Fetch the model again." if local else _unreachable(error)
-        raise SyncloraError(f"{where}/{part}: cannot be loaded ({said}). {way_out}") from error
+        raise SyncloraError(f"{where}/{part}: cannot be loaded ({_first_line(error)}). {way_out}") from error
     finally:
         if bars_wanted:
             logging.enable_progress_bar()
+
+
+def _whole(module: nn.Module) -> None:
+    """Nothing to trim."""
+
+
+def _require_complete(module: nn.Module, missing: Iterable[str], where: str) -> None:
+    if absent := sorted(missing):
+        raise SyncloraError(
+            f"{where}: {absent[0]} is missing ({len(absent)} tensors in all). The weights are incomplete or do"
+            " not belong to config.json beside them; fetch the model again."
+        )
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise SyncloraError(
+                f"{where}: {name} holds NaN or infinite values. The file is damaged or its training diverged;"
+                " fetch the model again or use an earlier checkpoint."
+            )
+
+
+def _weight_files(where: str | Path, part: str) -> list[Path]:
+    """The safetensors files of a subfolder, fetched first where `where` is a hub id."""
+    folder = Path(where)
+    if not is_folder(where):
+        folder = Path(load_part(where, part, partial(_fetch, where)))
+    files = sorted(path for path in (folder / part).glob("*.safetensors") if ".fp16." not in path.name)
+    if not files:
+        raise SyncloraError(f"{where}/{part}: holds no .safetensors files. Fetch the model again.")
+    return files
+
+
+def _fetch(where: str | Path, subfolder: str, local_files_only: bool) -> str:
+    return snapshot_download(str(where), allow_patterns=f"{subfolder}/*", local_files_only=local_files_only)
+
+
+def _file(where: str | Path, name: str) -> Path | None:
+    """A file at the model's top, fetched where `where` is a hub id; None where the model has none."""
+    if is_folder(where):
+        path = Path(where) / name
+        return path if path.exists() else None
+    try:
+        return Path(hf_hub_download(str(where), name))
+    except LocalEntryNotFoundError as error:
+        raise SyncloraError(f"{where}: {_unreachable(error)}") from error
+    except EntryNotFoundError:
+        return None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise SyncloraError(f"{where}: {_unreachable(error)}") from error
+
+
+def _read_json(path: Path, way_out: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SyncloraError(f"{path}: not readable JSON ({error}). {way_out}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _unreachable(error: Exception) -> str:

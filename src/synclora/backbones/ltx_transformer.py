@@ -17,6 +17,7 @@ Shapes: B batch, N tokens, C latent channels, D width, T text tokens, L = 2B row
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -50,15 +51,17 @@ def forward(
     text_BTD: Tensor,
     text_mask_BT: Tensor,
     cache: KeyValueCache | None = None,
+    skip_blocks: Container[int] = (),
 ) -> tuple[Tensor, KeyValueCache]:
     """All tokens of a sequence through the network.
 
     Returns the velocity of every token `[B, N, C]`, and the tokens' keys and values in every layer. With `cache`, each
-    layer's self-attention reads those of the cached tokens too.
+    layer's self-attention reads those of the cached tokens too. In `skip_blocks` self-attention is left out: a token
+    reads its own value alone.
     """
     dtype = transformer.scale_shift_table.dtype
     x_BND = transformer.proj_in(sequence.tokens.to(dtype))
-    level_L, row_of_BN = _noise_levels(sequence, sigma)
+    level_L, row_of_BN = noise_levels(sequence, sigma)
     modulation_L6D, embedded_LD = transformer.time_embed(level_L, hidden_dtype=x_BND.dtype)
     given = _Given(
         modulation_L6D,
@@ -72,30 +75,30 @@ def forward(
     run_block: Any = partial(checkpoint, _block, use_reentrant=False) if recompute else _block
     layers: list[KeyValue] = []
     for index, block in enumerate(transformer.transformer_blocks):
-        x_BND, key_value = run_block(block, x_BND, given, cache.layers[index] if cache else None)
+        x_BND, key_value = run_block(block, x_BND, given, cache.layers[index] if cache else None, index in skip_blocks)
         layers.append(key_value)
 
-    shift, scale = _rows(transformer.scale_shift_table + embedded_LD[:, None], row_of_BN).unbind(-2)
+    shift, scale = rows(transformer.scale_shift_table + embedded_LD[:, None], row_of_BN).unbind(-2)
     x_BND = transformer.norm_out(x_BND) * (1 + scale) + shift
     return transformer.proj_out(x_BND), KeyValueCache(tuple(layers))
 
 
 def _block(
-    block: LTXVideoTransformerBlock, x_BND: Tensor, given: _Given, cached: KeyValue | None
+    block: LTXVideoTransformerBlock, x_BND: Tensor, given: _Given, cached: KeyValue | None, skip: bool
 ) -> tuple[Tensor, KeyValue]:
     """One transformer block; also returns its self-attention's keys and values."""
     table_L6D = block.scale_shift_table + given.modulation_L6D.unflatten(-1, (6, -1))
-    shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = _rows(table_L6D, given.row_of_BN).unbind(-2)
+    shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = rows(table_L6D, given.row_of_BN).unbind(-2)
 
     modulated = block.norm1(x_BND) * (1 + scale_a) + shift_a
-    attended, key_value = self_attention(block.attn1, modulated, given.rotation, cached)
+    attended, key_value = self_attention(block.attn1, modulated, given.rotation, cached, skip=skip)
     x_BND = x_BND + attended * gate_a
     x_BND = x_BND + cross_attention(block.attn2, x_BND, given.text_BTD, given.text_bias_B1T)
     x_BND = x_BND + block.ff(block.norm2(x_BND) * (1 + scale_f) + shift_f) * gate_f
     return x_BND, key_value
 
 
-def _noise_levels(sequence: Sequence, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+def noise_levels(sequence: Sequence, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
     """The timesteps `[2B]` of a batch, (1000 sigma, 0) for each item, and which of them each token `[B, N]` has."""
     batch = sequence.tokens.shape[0]
     sigma_B1 = torch.as_tensor(sigma, dtype=torch.float32, device=sequence.tokens.device).expand(batch)[:, None]
@@ -104,6 +107,6 @@ def _noise_levels(sequence: Sequence, sigma: Tensor | float) -> tuple[Tensor, Te
     return level_L, first_row_B1 + sequence.clean
 
 
-def _rows(table_L: Tensor, row_of_BN: Tensor) -> Tensor:
+def rows(table_L: Tensor, row_of_BN: Tensor) -> Tensor:
     """`table[row_of]`, but with a gradient that is quick on the CPU as well."""
     return table_L.index_select(0, row_of_BN.flatten()).unflatten(0, row_of_BN.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,26 +15,24 @@ from torch import Tensor
 from transformers import AutoTokenizer, T5EncoderModel
 
 from synclora.backbones import checkpoint, ltx_transformer
-from synclora.backbones.base import Attention, Geometry, Text
+from synclora.backbones.base import Geometry, Rescale, Text
+from synclora.backbones.checkpoint import SingleFile
+from synclora.backbones.ltx import LTXBackbone, geometry_of
 from synclora.diffusion.attention import KeyValueCache
-from synclora.diffusion.lora import fingerprint
 from synclora.diffusion.sequence import Sequence
 from synclora.errors import SyncloraError
-
-# A decoder that takes a timestep (LTX-Video 0.9.1 and later) finishes the last bit of denoising itself: it is handed
-# slightly noised latents and told so. The values are those of the diffusers documentation.
-DECODE_TIMESTEP = 0.05
-DECODE_NOISE_SCALE = 0.025
 
 TEXT_PADDING = 16  # prompts are padded to a multiple of this many tokens
 
 
-class LTXVideoBackbone:
+class LTXVideoBackbone(LTXBackbone):
     """A `Backbone` over an LTX-Video transformer, VAE, T5 text encoder and tokenizer.
 
-    `load` reads a folder or a hub id; `from_modules` takes modules already in memory. Encoding, decoding and embedding
-    never keep gradients; `velocity` does when they are enabled.
+    `load` reads a folder or a hub id; `from_modules` takes modules already in memory.
     """
+
+    rescale_on: Rescale = "velocity"
+    noised_latents_are_normalised: bool = False
 
     def __init__(
         self,
@@ -46,8 +45,8 @@ class LTXVideoBackbone:
         prompt_tokens: int,
         name: str,
     ) -> None:
-        self.transformer, self.vae, self.text_encoder, self.tokenizer = transformer, vae, text_encoder, tokenizer
-        self.geometry, self.prompt_tokens, self.name = geometry, prompt_tokens, name
+        super().__init__(transformer, vae, geometry=geometry, prompt_tokens=prompt_tokens, name=name)
+        self.text_encoder, self.tokenizer = text_encoder, tokenizer
         if text_encoder is not None:
             text_encoder.eval()
 
@@ -74,19 +73,7 @@ class LTXVideoBackbone:
         Raises:
             SyncloraError: the modules do not fit each other or the geometry.
         """
-        spatial, temporal = vae.spatial_compression_ratio, vae.temporal_compression_ratio
-        channels, made = transformer.config["in_channels"], vae.config["latent_channels"]
-        geometry = Geometry(width, height, frames, fps, spatial, temporal, channels)
-        if made != channels:
-            raise SyncloraError(
-                f"{name}: the VAE makes {made} latent channels and the transformer takes"
-                f" {channels}. They are not of one model; take both from the same folder."
-            )
-        if width % spatial or height % spatial or not geometry.valid_frames(frames):
-            raise SyncloraError(
-                f"{name}: {width} x {height} pixels, {frames} frames; needed are multiples of {spatial} pixels and"
-                f" {temporal}k+1 frames, such as {geometry.fit_down(frames)}. Correct synclora.json."
-            )
+        geometry = geometry_of(transformer, vae, width=width, height=height, frames=frames, fps=fps, name=name)
         return cls(transformer, vae, text_encoder, tokenizer, geometry=geometry, prompt_tokens=prompt_tokens, name=name)
 
     @classmethod
@@ -97,48 +84,26 @@ class LTXVideoBackbone:
         dtype: torch.dtype = torch.float32,
         *,
         name: str | None = None,
+        single_file: SingleFile | None = None,
     ) -> LTXVideoBackbone:
         """A backbone from an ordinary diffusers folder or hub id, frozen; size and window from `synclora.json`.
+
+        The networks that `single_file` holds are taken from there, in the configuration of the folder.
 
         Raises:
             SyncloraError: see `synclora.backbones.checkpoint`.
         """
         settings = checkpoint.read_settings(where)
-        transformer = checkpoint.load_module(LTXVideoTransformer3DModel, where, "transformer", dtype=dtype)
-        vae = checkpoint.load_module(AutoencoderKLLTXVideo, where, "vae", dtype=dtype)
-        text_encoder = checkpoint.load_module(T5EncoderModel, where, "text_encoder", dtype=dtype)
+        load = partial(checkpoint.load_module, where=where, dtype=dtype)
+        transformer = load(LTXVideoTransformer3DModel, part="transformer", single_file=single_file)
+        vae = load(AutoencoderKLLTXVideo, part="vae", single_file=single_file)
+        text_encoder = load(T5EncoderModel, part="text_encoder")
         tokenizer = checkpoint.load_part(where, "tokenizer", partial(AutoTokenizer.from_pretrained, where))
         for module in (transformer, vae, text_encoder):
             torch.nn.Module.to(module, device, dtype)
         return cls.from_modules(
             transformer, vae, text_encoder, tokenizer, name=name or Path(where).name, **asdict(settings)
         )
-
-    @property
-    def device(self) -> torch.device:
-        return self.transformer.scale_shift_table.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.transformer.scale_shift_table.dtype
-
-    @torch.no_grad()
-    def encode(self, video_B3FHW: Tensor) -> Tensor:
-        """Video in [-1, 1] as latents of unit scale: the posterior's mode, normalised by the VAE's mean and std."""
-        latents = self.vae.encode(video_B3FHW.to(self.device, self.vae.dtype), return_dict=False)[0].mode()
-        mean, std = self._latent_statistics()
-        return (latents.float() - mean) / std
-
-    @torch.no_grad()
-    def decode(self, latents_BCfhw: Tensor) -> Tensor:
-        """The inverse of `encode`, clamped to [-1, 1]."""
-        mean, std = self._latent_statistics()
-        latents, timestep = latents_BCfhw.to(self.device).float() * std + mean, None
-        if self.vae.config["timestep_conditioning"]:
-            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
-            latents = (1 - DECODE_NOISE_SCALE) * latents + DECODE_NOISE_SCALE * noise
-            timestep = torch.full((len(latents),), DECODE_TIMESTEP, device=self.device, dtype=self.vae.dtype)
-        return self.vae.decode(latents.to(self.vae.dtype), timestep, return_dict=False)[0].float().clamp(-1, 1)
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Text:
@@ -157,42 +122,14 @@ class LTXVideoBackbone:
         hidden_BTD = self.text_encoder(ids, attention_mask=mask).last_hidden_state
         return Text(hidden_BTD.float(), mask.bool())
 
-    def velocity(
+    def _network(
         self,
         sequence: Sequence,
         sigma: Tensor | float,
         text: Text,
-        *,
-        attention: Attention = "self",
-        cache: KeyValueCache | None = None,
-    ) -> Tensor:
-        """The predicted velocity of all non-reference tokens, `[B, n, C]` float32; see `Backbone.velocity`."""
-        rest = sequence.without_reference()
-        if attention == "joint":
-            output_BNC, _ = self._network(sequence, sigma, text)
-            return output_BNC[:, : rest.tokens.shape[1]].float()
-        if cache is None and sequence.num_reference:
-            cache = self.reference_cache(sequence, text)
-        output_BnC, _ = self._network(rest, sigma, text, cache)
-        return output_BnC.float()
-
-    def reference_cache(self, sequence: Sequence, text: Text) -> KeyValueCache:
-        """The reference alone through the network, at timestep 0; see `Backbone.reference_cache`."""
-        _, cache = self._network(sequence.reference_only(), 0.0, text)
-        return cache
-
-    def fingerprint(self) -> str:
-        """An identity of the transformer's weights, LoRA excluded; what a LoRA file names as its base."""
-        return fingerprint(self.transformer)
-
-    def _network(
-        self, sequence: Sequence, sigma: Tensor | float, text: Text, cache: KeyValueCache | None = None
+        cache: KeyValueCache | None,
+        skip_blocks: Container[int],
     ) -> tuple[Tensor, KeyValueCache]:
-        return ltx_transformer.forward(self.transformer, sequence, sigma, text.hidden, text.mask, cache)
-
-    def _latent_statistics(self) -> tuple[Tensor, Tensor]:
-        """The VAE's mean and standard deviation of each channel, `[1, C, 1, 1, 1]`."""
-        mean, std = (
-            x.to(self.device, torch.float32).view(1, -1, 1, 1, 1) for x in (self.vae.latents_mean, self.vae.latents_std)
+        return ltx_transformer.forward(
+            self.transformer, sequence, sigma, text.hidden, text.mask, cache, skip_blocks=skip_blocks
         )
-        return mean, std / self.vae.config["scaling_factor"]

@@ -1,6 +1,6 @@
 """Distances between an edited clip and the true one, and intervals for their means.
 
-All three leave out frame 0: it is given to every method, and counting it would flatter them all.
+All leave out frame 0: it is given to every method, and counting it would flatter them all.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 RESAMPLES = 2000
+HALF_LEVEL = 0.5  # of 255: what rounding alone may do
 
 
 def psnr(edited: Tensor, truth: Tensor) -> float:
@@ -60,6 +61,34 @@ def gradient_error(edited: Tensor, truth: Tensor) -> float:
     return float((right + down) / 2)
 
 
+def flicker(edited: Tensor, truth: Tensor) -> float:
+    """How much more a video trembles from frame to frame than the true one, in grey levels of 255; at least 0.
+
+        flicker = sqrt(max(0, J(edited)^2 - J(truth)^2)),   J(x) = sqrt(mean((x[t-1] - 2 x[t] + x[t+1])^2) / 6)
+
+    J is the deviation of white noise that has such second differences; steady motion and slow drifts hardly count.
+    So it is the noise that would have to be added to the truth for it to tremble as much. A still picture has 0.
+    """
+    a, b = _given_aside(edited, truth)
+    if len(a) < 3:
+        return 0.0
+    excess = (a.diff(n=2, dim=0).square().mean() - b.diff(n=2, dim=0).square().mean()).item()
+    return math.sqrt(max(0.0, excess) / 6)
+
+
+def retention(edited: Tensor, truth: Tensor, fps: float) -> float:
+    """How much larger the error is at a clip's end than at its start: 1 where the edit holds.
+
+    The root mean square error over the last second over that of the first; over quarters of clips shorter than two
+    seconds. Errors below half a grey level count as that.
+    """
+    a, b = _given_aside(edited, truth)
+    part = round(fps) if len(a) >= 2 * round(fps) else max(1, len(a) // 4)
+    square = (a - b).square().mean((1, 2, 3))
+    first, last = (max(HALF_LEVEL, math.sqrt(float(stretch.mean()))) for stretch in (square[:part], square[-part:]))
+    return last / first
+
+
 def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
     """Percentile bootstrap interval of the mean (Efron 1979), clips drawn with replacement; None for fewer than two."""
     if len(values) < 2:
@@ -67,6 +96,20 @@ def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: in
     array = np.asarray(values, float)
     draws = np.random.default_rng(seed).integers(0, len(array), (RESAMPLES, len(array)))
     low, high = np.quantile(array[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_ratio_interval(
+    parts: Sequence[float], wholes: Sequence[float], *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float] | None:
+    """The same for sum(parts) / sum(wholes), a clip's two numbers drawn together; None for fewer than two clips that
+    count."""
+    array = np.array([pair for pair in zip(parts, wholes, strict=True) if pair[1] > 0], float)
+    if len(array) < 2:
+        return None
+    draws = np.random.default_rng(seed).integers(0, len(array), (RESAMPLES, len(array)))
+    sums = array[draws].sum(1)
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

@@ -1,20 +1,21 @@
-"""Compare methods on held-out procedural pairs, whose true edited clip is known.
+"""Compare methods on pairs whose true edited clip is known.
 
     synclora bench --count 32 --out out/bench
+    synclora bench --suite footage --footage CLIPS --count 28 --out out/bench
 
-Every pair is a person and a motion that training never draws (seeds from `TEST_SEED_START` on), with one edit; the
-kinds of edit take turns. Synchrony is measured on pixels, edited against source, by the same tracker for every method.
+Suite `procedural`: every pair is a rendered person and motion that training never draws (`synclora.bench.procedural`).
+Suite `footage`: stretches of filmed clips, edited by composition (`synclora.bench.footage`). The kinds of edit take
+turns in both. Synchrony is measured on pixels, edited against source, by the same tracker for every method.
 """
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,59 +23,62 @@ from torch import Tensor
 
 from synclora.atomic import write_json, write_text
 from synclora.bench.baselines import METHODS, PIXEL_METHODS, BenchPair, Method
-from synclora.bench.metrics import bootstrap_interval, gradient_error, psnr, ssim
+from synclora.bench.footage import footage_pairs
+from synclora.bench.page import write_page
+from synclora.bench.procedural import DEFAULT_FPS, DEFAULT_FRAMES, DEFAULT_SIZE, held_out_pairs
 from synclora.bench.report import save_strip, to_markdown
-from synclora.clip import Clip
+from synclora.bench.summary import Result, clip_row, judge, summary
 from synclora.errors import SyncloraError
 from synclora.faces import MotionSignals, measure
-from synclora.sync import CHANNELS, SyncReport, compare
-from synclora.sync.lag import MIN_R
 
 if TYPE_CHECKING:
     from synclora.editing.editor import Editor
 
-Progress = Callable[[str, int, int], None]  # what is being done, done, total
+__all__ = ["SUITES", "Progress", "held_out_pairs", "run_footage", "run_procedural", "run_suite"]
 
-DEFAULT_SIZE, DEFAULT_FRAMES, DEFAULT_FPS = 128, 25, Fraction(25)  # where no backbone says otherwise
+SUITES = ("procedural", "footage")
+Progress = Callable[[str, int, int], None]  # what is being done, done, total
+Methods = Sequence[str] | Mapping[str, Method]
+
+SHOWN_PAIRS = 8  # whose clips are kept for the page
 STRIP_PAIRS = 4
 
 
-@dataclass(frozen=True)
-class _Result:
-    psnr: float
-    ssim: float
-    gradient_error: float
-    seconds: float
-    report: SyncReport
-
-
-def held_out_pairs(
+def run_suite(
+    suite: str,
     count: int,
+    out: Path | str,
     *,
-    seed: int = 1_000_000,
-    size: int = DEFAULT_SIZE,
-    frames: int = DEFAULT_FRAMES,
-    fps: Fraction = DEFAULT_FPS,
-) -> Iterator[BenchPair]:
-    """Render `count` test pairs of seeds seed, seed + 1, ...; the kinds of edit take turns.
+    footage: Path | str | None = None,
+    methods: str | None = None,
+    backbone: str = "nano",
+    lora: str | None = "default",
+    steps: int | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run one of SUITES as `synclora bench` does; `methods` are names with commas between them, None for all.
+
+    Args and returns as `run_procedural` and `run_footage`, whose folder is `footage`.
 
     Raises:
-        SyncloraError: a seed that training may draw.
+        SyncloraError: an unknown suite, a folder missing where one is needed or given where none is used, and as those.
     """
-    from synclora import portraits
-
-    if seed < portraits.TEST_SEED_START:
-        raise SyncloraError(
-            f"bench seed {seed}: pairs below {portraits.TEST_SEED_START} may have been trained on. "
-            f"Pass --seed {portraits.TEST_SEED_START} or more."
-        )
-    for index in range(count):
-        person = portraits.sample_person(seed + index)
-        motion = portraits.sample_motion(seed + index, frames, float(fps))
-        kind = portraits.EDIT_KINDS[index % len(portraits.EDIT_KINDS)]
-        edited = portraits.apply_edit(person, kind, seed + index)
-        source = Clip(portraits.render(person, motion, size, "cpu"), fps)
-        yield BenchPair(source, portraits.render(edited, motion, size, "cpu"), seed + index, kind)
+    names = None if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
+    if suite == "footage":
+        if footage is None:
+            raise SyncloraError("bench suite footage: no clips to test on. Pass a folder of videos with --footage DIR.")
+        return run_footage(
+            footage, count, out, backbone=backbone, lora=lora, steps=steps, device=device, methods=names,
+            progress=progress,
+        )  # fmt: skip
+    if suite != "procedural":
+        raise SyncloraError(f"bench suite: found {suite}; known are {', '.join(SUITES)}.")
+    if footage is not None:
+        raise SyncloraError(f"bench suite procedural: does not use {footage}. Pass --suite footage as well.")
+    return run_procedural(
+        count, out, backbone=backbone, lora=lora, steps=steps, device=device, methods=names, progress=progress
+    )
 
 
 def run_procedural(
@@ -88,10 +92,10 @@ def run_procedural(
     frames: int | None = None,
     steps: int | None = None,
     device: str = "auto",
-    methods: Sequence[str] | Mapping[str, Method] | None = None,
+    methods: Methods | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Run the benchmark and write bench.json, bench.md and frames.png into the folder `out`.
+    """Run the procedural suite and write bench.json, bench.md, bench.html and frames.png into the folder `out`.
 
     Args:
         count: pairs. A dozen shows a trend; an interval worth quoting takes some 50.
@@ -103,70 +107,170 @@ def run_procedural(
         progress: called as progress(stage, done, total).
 
     Returns:
-        What bench.json holds. For each method: psnr (dB), ssim and gradient_error against the true clip without frame
-        0; sync, means over clips of the overall score and of Pearson's r at lag 0 per channel, over the clips whose
-        SOURCE moves in that channel (a method that loses the motion scores 0; it is never left out); blink_f1 over the
-        blinks of all clips together; lag0_share, the part of the channels that can tell a lag which fit best within
-        half a frame of lag 0; seconds_per_clip, the median; 95 % bootstrap intervals in psnr_ci and sync_ci. null where
+        What bench.json holds. For each method, over clips, without frame 0:
+        psnr (dB; a clip counts at most 48.1, an error of one grey level; null where every clip equals the truth), ssim,
+        gradient_error, flicker (grey levels) against the true clip; retention, the geometric mean of the error in the
+        last second over that in the first; identity, cosine of face embeddings, where a model is installed;
+        sync, means of the overall score and of Pearson's r at lag 0 per channel, over the clips whose SOURCE moves in
+        that channel (a method that loses the motion scores 0; it is never left out); blink_f1 over the blinks of all
+        clips together; lag, the mean size of the clips' lags in frames, and lag0_clips, the part of the clips within
+        half a frame of 0; lag0_share, the same of the channels that can tell one; seconds_per_clip, the median;
+        by_kind, psnr, ssim and overall for each kind of edit. *_ci: 95 % bootstrap intervals over clips. null where
         nothing was judged.
 
     Raises:
         SyncloraError: an unknown method, a count below 1, or what the editor raises.
     """
-    if count < 1:
-        raise SyncloraError(f"bench count {count}: at least 1 pair is needed.")
-    chosen = _choose(methods)
-    tell = progress or (lambda stage, done, total: None)
-    editors = _Editors(backbone, lora, device, steps)
-    fps, first = DEFAULT_FPS, next((name for name, method in chosen.items() if method is None), None)
-    if first is not None:
-        own = editors.load(first).backbone.geometry
-        if size is None and own.width != own.height:
-            raise SyncloraError(
-                f"bench backbone {backbone}: makes {own.width}x{own.height} px; the test portraits are square. "
-                "Choose a backbone set to a square size."
-            )
-        size, frames = size or own.width, frames or own.frames
+    run = _Run(count, methods, backbone, lora, device, steps, progress)
+    wide, high, frames, fps = run.shape(size, frames)
+    if wide != high:
+        raise SyncloraError(
+            f"bench backbone {backbone}: makes {wide}x{high} px; the test portraits are square. "
+            "Choose a backbone set to a square size."
+        )
+    pairs = held_out_pairs(count, seed=seed, size=wide, frames=frames, fps=fps)
+    head = {"suite": "procedural", "seed": seed, "size": wide, "frames": frames, "fps": str(fps)}
+    return run.write(Path(out), pairs, head)
+
+
+def run_footage(
+    folder: Path | str,
+    count: int,
+    out: Path | str,
+    *,
+    backbone: str = "nano",
+    lora: str | None = "default",
+    seed: int = 0,
+    size: int | None = None,
+    frames: int | None = None,
+    steps: int | None = None,
+    device: str = "auto",
+    methods: Methods | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run the footage suite on the videos in `folder` and write what `run_procedural` writes into the folder `out`.
+
+    Args:
+        folder: of videos of people who face the camera; see `synclora.bench.footage`.
+        count: pairs; a multiple of the seven kinds of edit weighs them alike.
+        seed: of the windows and of the edits' looks.
+        size: pixels, square; None for the backbone's own width and height (128 where no backbone is run).
+        others: as `run_procedural`. Frame rates are the clips' own.
+
+    Returns:
+        As `run_procedural`, with `left_out`: what of the folder could not be used, and why.
+
+    Raises:
+        SyncloraError: no usable video in the folder, and as `run_procedural`.
+    """
+    run = _Run(count, methods, backbone, lora, device, steps, progress)
+    wide, high, frames, _ = run.shape(size, frames)
+    left_out: list[str] = []
+    pairs = footage_pairs(folder, count, seed=seed, width=wide, height=high, frames=frames, left_out=left_out)
+    size_told = wide if wide == high else [wide, high]
+    head = {"suite": "footage", "folder": Path(folder).name, "seed": seed, "size": size_told, "frames": frames}
+    return run.write(Path(out), pairs, {**head, "fps": "the clips' own", "left_out": left_out})
+
+
+@dataclass
+class _Run:
+    """What both suites do alike: load editors, put every pair through every method, sum up and write."""
+
+    count: int
+    methods: Methods | None
+    backbone: str
+    lora: str | None
+    device: str
+    steps: int | None
+    progress: Progress | None
+    chosen: dict[str, Method | None] = field(init=False)
+    _loaded: tuple[str, Editor] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise SyncloraError(f"bench count {self.count}: at least 1 pair is needed.")
+        self.chosen = _choose(self.methods)
+
+    def shape(self, size: int | None, frames: int | None) -> tuple[int, int, int, Fraction]:
+        """Width, height, frames and frames a second: the backbone's where one is run and nothing else is asked for."""
+        first = next((name for name, method in self.chosen.items() if method is None), None)
+        if first is None:
+            return size or DEFAULT_SIZE, size or DEFAULT_SIZE, frames or DEFAULT_FRAMES, DEFAULT_FPS
+        own = self._editor(first).backbone.geometry
         fps = Fraction(own.fps).limit_denominator(1001)
-    size, frames = size or DEFAULT_SIZE, frames or DEFAULT_FRAMES
-    pairs, sources = [], []
-    for pair in held_out_pairs(count, seed=seed, size=size, frames=frames, fps=fps):
-        pairs.append(pair)
-        sources.append(measure(pair.source))
-        tell("Rendering the pairs", len(pairs), count)
-    results: dict[str, list[_Result]] = {}
-    strips: dict[str, list[Tensor]] = {}
-    for name, method in chosen.items():
+        return size or own.width, size or own.height, frames or own.frames, fps
+
+    def write(self, out: Path, drawn: Iterable[BenchPair], head: dict[str, Any]) -> dict[str, Any]:
+        """Run all methods on the pairs and write the files; returns what bench.json holds."""
+        pairs: list[BenchPair] = []
+        sources: list[MotionSignals] = []
+        for pair in drawn:
+            pairs.append(pair)
+            sources.append(measure(pair.source))
+            self._tell("Making the pairs", len(pairs))
+        results: dict[str, list[Result]] = {}
+        shown: dict[str, list[Tensor]] = {}
+        for name, method in self.chosen.items():
+            results[name], shown[name] = self._one(name, method, pairs, sources)
+        kinds = [pair.kind for pair in pairs]
+        settings = {"backbone": self.backbone, "lora": self.lora, "steps": self.steps, "device": self.device}
+        table: dict[str, Any] = {
+            **head,
+            "count": len(pairs),
+            "settings": {**settings, "prompt": ""},
+            "machine": _machine(),
+            "methods": {name: summary(rows, kinds) for name, rows in results.items()},
+            "clips": [
+                {
+                    "seed": pair.seed,
+                    "kind": pair.kind,
+                    **({"place": pair.place} if pair.place else {}),
+                    "methods": {name: clip_row(rows[index]) for name, rows in results.items()},
+                }
+                for index, pair in enumerate(pairs)
+            ],
+        }
+        write_json(out / "bench.json", table)
+        write_text(out / "bench.md", to_markdown(table))
+        save_strip(out / "frames.png", pairs[:STRIP_PAIRS], shown)
+        write_page(out / "bench.html", table, pairs[:SHOWN_PAIRS], shown)
+        return table
+
+    def _one(
+        self, name: str, method: Method | None, pairs: list[BenchPair], sources: list[MotionSignals]
+    ) -> tuple[list[Result], list[Tensor]]:
+        """All pairs through one method: the results, and the first few clips to show."""
         if method is None:
-            editors.load(name)  # loading is no part of the time per clip
-        results[name], strips[name] = _run(name, method or editors.method(name), pairs, sources, tell)
-    table: dict[str, Any] = {
-        "suite": "procedural",
-        "count": count,
-        "seed": seed,
-        "size": size,
-        "frames": frames,
-        "fps": str(fps),
-        "settings": {"backbone": backbone, "lora": lora, "steps": steps, "device": device, "prompt": ""},
-        "machine": _machine(),
-        "methods": {name: _summary(rows) for name, rows in results.items()},
-        "clips": [
-            {
-                "seed": pair.seed,
-                "kind": pair.kind,
-                "methods": {name: _row(rows[index]) for name, rows in results.items()},
-            }
-            for index, pair in enumerate(pairs)
-        ],
-    }
-    out = Path(out)
-    write_json(out / "bench.json", table)
-    write_text(out / "bench.md", to_markdown(table))
-    save_strip(out / "frames.png", pairs[:STRIP_PAIRS], strips)
-    return table
+            self._editor(name)  # loading is no part of the time per clip
+        results, kept = [], []
+        for pair, source in zip(pairs, sources, strict=True):
+            began = time.perf_counter()
+            edited = (self._edited(name, pair) if method is None else method(pair)).cpu()
+            results.append(judge(pair, source, edited, time.perf_counter() - began))
+            if len(kept) < SHOWN_PAIRS:
+                kept.append(edited)
+            self._tell(f"Method {name}", len(results))
+        return results, kept
+
+    def _edited(self, name: str, pair: BenchPair) -> Tensor:
+        return self._editor(name).edit(pair.source, pair.truth[0], prompt="", steps=self.steps).frames
+
+    def _editor(self, method: str) -> Editor:
+        """The editor of "synclora" or of "base", loaded when asked for; one at a time is in memory."""
+        if self._loaded is None or self._loaded[0] != method:
+            from synclora.editing.editor import Editor
+
+            self._loaded = None  # freed before the next is loaded
+            lora = self.lora if method == "synclora" else None
+            self._loaded = (method, Editor(self.backbone, lora, device=self.device))
+        return self._loaded[1]
+
+    def _tell(self, stage: str, done: int) -> None:
+        if self.progress:
+            self.progress(stage, done, self.count)
 
 
-def _choose(methods: Sequence[str] | Mapping[str, Method] | None) -> dict[str, Method | None]:
+def _choose(methods: Methods | None) -> dict[str, Method | None]:
     """Method by name; None for those that need an editor."""
     if isinstance(methods, Mapping):
         return dict(methods)
@@ -175,101 +279,6 @@ def _choose(methods: Sequence[str] | Mapping[str, Method] | None) -> dict[str, M
     if unknown or not chosen:
         raise SyncloraError(f"bench methods: found {', '.join(unknown) or 'none'}; known are {', '.join(METHODS)}.")
     return {name: PIXEL_METHODS.get(name) for name in chosen}
-
-
-class _Editors:
-    """The editor that a method needs, loaded when asked for; one at a time is in memory."""
-
-    def __init__(self, backbone: str, lora: str | None, device: str, steps: int | None) -> None:
-        self._backbone, self._lora, self._device, self._steps = backbone, lora, device, steps
-        self._loaded: tuple[str, Editor] | None = None
-
-    def load(self, method: str) -> Editor:
-        """The editor of "synclora" or of "base"."""
-        if self._loaded is None or self._loaded[0] != method:
-            self._loaded = None  # freed before the next is loaded
-            lora = self._lora if method == "synclora" else None
-            self._loaded = (method, self._load(lora))
-        return self._loaded[1]
-
-    def _load(self, lora: str | None) -> Editor:
-        from synclora.editing.editor import Editor
-
-        return Editor(self._backbone, lora, device=self._device)
-
-    def method(self, name: str) -> Method:
-        """An editor's method as a callable."""
-
-        def make(pair: BenchPair) -> Tensor:
-            return self.load(name).edit(pair.source, pair.truth[0], prompt="", steps=self._steps).frames
-
-        return make
-
-
-def _run(
-    name: str, make: Method, pairs: list[BenchPair], sources: list[MotionSignals], tell: Progress
-) -> tuple[list[_Result], list[Tensor]]:
-    """All pairs through one method: the results, and the first few clips for the picture."""
-    results, kept = [], []
-    for pair, source in zip(pairs, sources, strict=True):
-        began = time.perf_counter()
-        edited = make(pair).cpu()
-        seconds = time.perf_counter() - began
-        results.append(
-            _Result(
-                psnr(edited, pair.truth),
-                ssim(edited, pair.truth),
-                gradient_error(edited, pair.truth),
-                seconds,
-                compare(source, measure(Clip(edited, pair.source.fps))),
-            )
-        )
-        if len(kept) < STRIP_PAIRS:
-            kept.append(edited)
-        tell(f"Method {name}", len(results), len(pairs))
-    return results, kept
-
-
-def _summary(rows: list[_Result]) -> dict[str, Any]:
-    reports = [row.report for row in rows]
-    values = {"overall": [report.overall for report in reports if report.overall is not None]}
-    judged = [(name, score) for report in reports for name, score in report.channels.items() if score.judged]
-    for name in CHANNELS:
-        values[name] = [score.r or 0.0 for channel, score in judged if channel == name]
-    blinks = [report.blinks for report in reports]
-    blink_total = sum(blink.source + blink.edited for blink in blinks)
-    exact = all(row.psnr == float("inf") for row in rows)
-    ratios = [min(row.psnr, 100.0) for row in rows]  # a still stretch may be met exactly in one clip
-    # A channel too slow to tell a lag says nothing here; one that the edit lost counts against it.
-    told = [score for _, score in judged if score.lag is not None or (score.r_best or 0.0) < MIN_R]
-    at_zero = [score.lag is not None and abs(score.lag) <= 0.5 for score in told]
-    return {
-        "psnr": None if exact else _tidy(fmean(ratios)),
-        "psnr_ci": None if exact else _interval(ratios),
-        "ssim": _tidy(fmean(row.ssim for row in rows)),
-        "gradient_error": _tidy(fmean(row.gradient_error for row in rows)),
-        "sync": {name: _tidy(fmean(v)) if v else None for name, v in values.items()},
-        "sync_ci": {name: _interval(v) for name, v in values.items()},
-        "sync_clips": {name: len(v) for name, v in values.items()},
-        "blink_f1": _tidy(2 * sum(b.matched for b in blinks) / blink_total) if blink_total else None,
-        "blinks": {"source": sum(b.source for b in blinks), "edited": sum(b.edited for b in blinks)},
-        "lag0_share": _tidy(fmean(at_zero)) if at_zero else None,
-        "seconds_per_clip": _tidy(median(row.seconds for row in rows)),
-    }
-
-
-def _row(result: _Result) -> dict[str, Any]:
-    ratio = None if result.psnr == float("inf") else _tidy(result.psnr)
-    return {"psnr": ratio, "ssim": _tidy(result.ssim), "sync": result.report.to_json()}
-
-
-def _interval(values: Sequence[float]) -> list[float] | None:
-    interval = bootstrap_interval(values)
-    return None if interval is None else [_tidy(bound) for bound in interval]
-
-
-def _tidy(value: float) -> float:
-    return round(float(value), 4)
 
 
 def _machine() -> dict[str, Any]:

@@ -5,35 +5,34 @@
 File: safetensors with `diffusion_model.<module>.lora_A.weight` and `.lora_B.weight`, contiguous, alpha / rank folded
 into B because several loaders ignore alpha. Its header says what sampling must know: how the reference was shown
 (`reference_attention`, `reference_downscale_factor`, `reference_temporal_scale_factor`) and which weights it was
-trained on (`base_fingerprint`). Reading folds any alpha it finds, so a file of any tool means the same thing here.
+trained on (`base_fingerprint`). Files of other tools are read too, whatever their style (see `lora_file.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from synclora.errors import SyncloraError
+from synclora.diffusion.lora_file import LoraError, LoraFile, read_lora
 from synclora.tensors import write_tensors
 
 ATTENTION_TARGETS = tuple(f"attn{i}.{name}" for i in (1, 2) for name in ("to_q", "to_k", "to_v", "to_out.0"))
 TARGETS = (*ATTENTION_TARGETS, "ff.net.0.proj", "ff.net.2")  # every linear layer of a block
 
 PREFIX = "diffusion_model."
-_PREFIXES = (PREFIX, "transformer.")  # the second is diffusers' own
 _ADAPTER = "default"
 
-
-class LoraError(SyncloraError, ValueError):
-    """A LoRA file that cannot be used, and why."""
+# LTX-2's audio stream, by a part of a tensor's name: video is all that is made here, so a backbone is loaded without.
+AUDIO = re.compile(r"(?:^|\.)(?:audio_|video_to_audio_|video_a2v_|av_cross_attn_|cross_attn_)")
 
 
 def add_lora(
@@ -122,7 +121,9 @@ def save_lora(
     state = lora_state(transformer)
     if not state:
         raise LoraError(f"{path}: the transformer holds no LoRA to save. Call add_lora first.")
-    _require_finite(path, state)
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise _not_finite(path, name)
     header = {
         **(metadata or {}),
         "base_fingerprint": base_fingerprint,
@@ -138,7 +139,8 @@ def load_lora(transformer: nn.Module, path: Path | str, *, base_fingerprint: str
 
     Args:
         transformer: changed in place, but only once the whole file has been checked; an older LoRA is removed.
-        path: of the file; any rank, one or several, with or without alpha.
+        path: of the file, in any style; any rank, one or several, with or without alpha. Its layers of LTX-2's audio
+            stream are left out where the transformer was loaded without.
         base_fingerprint: of this transformer; None leaves out the check. Files that name no base are taken as they are.
 
     Returns:
@@ -148,24 +150,21 @@ def load_lora(transformer: nn.Module, path: Path | str, *, base_fingerprint: str
         LoraError: file missing or damaged, values not finite, trained on another base, or modules that the
             transformer lacks or that have another size there. The transformer is then unchanged.
     """
-    header, tensors = _read(path)
-    named = header.get("base_fingerprint")
-    if named and base_fingerprint and named != base_fingerprint:
-        raise LoraError(
-            f"{path}: trained on another base model (fingerprint {named[:12]}..., this base is"
-            f" {base_fingerprint[:12]}...). Use it with the base it was trained on, or train one on this base."
-        )
-    _require_finite(path, tensors)
-    pairs = _pairs(path, tensors)
-    _require_fit(path, transformer, pairs)
+    shapes = _linear_shapes(transformer)
+    lora = _without_sound(read_lora(path, shapes), transformer, shapes)
+    require_fingerprint(path, lora.header, base_fingerprint)
+    require_finite(path, lora)
+    require_fit(path, lora, shapes)
 
-    _inject(transformer, list(pairs), {name: len(a) for name, (a, _) in pairs.items()}, alpha=None)
+    _inject(transformer, list(lora.modules), {name: module.rank for name, module in lora.modules.items()}, alpha=None)
     for name, layer in _layers(transformer):
-        for parameter, value in zip(_matrices(layer), pairs[name], strict=True):
+        module = lora.modules[name]
+        b = module.b if module.scale == 1 else module.b.float() * module.scale
+        for parameter, value in zip(_matrices(layer), (module.a, b), strict=True):
             weight: Any = layer.get_base_layer().weight
             parameter.data = value.to(weight.device, weight.dtype)
             parameter.requires_grad_(False)
-    return header
+    return lora.header
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -174,12 +173,24 @@ def fingerprint(module: nn.Module) -> str:
     sha256 over every tensor's name, shape and first 64 values in bfloat16, by name; so it is the same whether the
     weights were loaded in float32 or bfloat16, and whether or not a LoRA is in place.
     """
-    digest = hashlib.sha256()
-    tensors = {n.replace(".base_layer.", "."): t for n, t in module.state_dict().items() if ".lora_" not in n}
-    for name, tensor in sorted(tensors.items()):
+    tensors = module.state_dict().items()
+    return fingerprint_tensors((n.replace(".base_layer.", "."), t) for n, t in tensors if ".lora_" not in n)
+
+
+def fingerprint_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """`fingerprint` of a module's state, given as names and tensors: so that a file can be told without a model.
+
+    LTX-2's audio stream is left out: no edit reads it, and backbones are loaded without it.
+    """
+    heads = {}
+    for name, tensor in tensors:
+        if AUDIO.search(name):
+            continue
         head = tensor.detach().flatten()[:64].to("cpu", torch.bfloat16)
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(head.contiguous().view(torch.int16).numpy().tobytes())
+        heads[name] = f"{name} {tuple(tensor.shape)}".encode() + head.contiguous().view(torch.int16).numpy().tobytes()
+    digest = hashlib.sha256()
+    for name in sorted(heads):
+        digest.update(heads[name])
     return digest.hexdigest()
 
 
@@ -203,65 +214,66 @@ def _matrices(layer: Any) -> tuple[nn.Parameter, nn.Parameter]:
     return layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
 
 
-def _read(path: Path | str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not Path(path).is_file():
-        raise LoraError(f"{path}: no such LoRA file. Give the path of a .safetensors file.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise LoraError(f"{path}: not a whole safetensors file ({error}). Fetch or train it again.") from error
-
-
-def _pairs(path: Path | str, tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Module name -> (A, B), prefixes removed and alpha / rank folded into B."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        module, _, part = _without_prefix(key).removesuffix(".weight").rpartition(".")
-        if part not in ("lora_A", "lora_B", "alpha"):
-            raise LoraError(
-                f"{path}: holds {key!r}, which is no part of a plain LoRA (lora_A, lora_B, alpha). Other kinds of"
-                " adapter (DoRA, LoKr ...) are not supported; convert it to a LoRA first."
-            )
-        parts.setdefault(module, {})[part] = tensor.float()
-    pairs = {}
-    for module, found in parts.items():
-        if not {"lora_A", "lora_B"} <= found.keys():
-            raise LoraError(f"{path}: {module} lacks lora_A or lora_B. The file is incomplete; fetch or save it again.")
-        a, b = found["lora_A"], found["lora_B"]
-        pairs[module] = (a, b * (found["alpha"] / len(a)) if "alpha" in found else b)
-    if not pairs:
-        raise LoraError(f"{path}: holds no tensors. Fetch or train it again.")
-    return pairs
-
-
-def _without_prefix(key: str) -> str:
-    for prefix in _PREFIXES:
-        key = key.removeprefix(prefix)
-    return key
-
-
-def _require_fit(path: Path | str, transformer: nn.Module, pairs: dict[str, tuple[Tensor, Tensor]]) -> None:
+def _linear_shapes(transformer: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Linear layer -> (out, in), a LoRA's wrapping left out."""
     linear = {name: module for name, module in transformer.named_modules() if isinstance(module, nn.Linear)}
-    shapes = {name.removesuffix(".base_layer"): module.weight.shape for name, module in linear.items()}
-    for module, (a, b) in pairs.items():
-        if module not in shapes:
+    return {
+        name.removesuffix(".base_layer"): tuple(module.weight.shape)
+        for name, module in linear.items()
+        if ".lora_" not in name
+    }
+
+
+def _without_sound(lora: LoraFile, transformer: Any, shapes: Mapping[str, Sequence[int]]) -> LoraFile:
+    """The LoRA without its audio layers, if the transformer is one of LTX-2 that was loaded without its own."""
+    if "audio_in_channels" not in getattr(transformer, "config", {}) or any(AUDIO.search(name) for name in shapes):
+        return lora
+    return replace(lora, modules={name: m for name, m in lora.modules.items() if not AUDIO.search(name)})
+
+
+def require_fingerprint(path: Path | str, header: Mapping[str, str], base_fingerprint: str | None) -> None:
+    """Refuse a LoRA whose header names another base than this one; LoraError."""
+    named = header.get("base_fingerprint")
+    if named and base_fingerprint and named != base_fingerprint:
+        called = f"{header['backbone']!r}, " if header.get("backbone") else ""
+        raise LoraError(
+            f"{path}: trained on another base model ({called}fingerprint {named[:12]}..., this base is"
+            f" {base_fingerprint[:12]}...). Use it with the base it was trained on, or train one on this base."
+        )
+
+
+def require_fit(path: Path | str, lora: LoraFile, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a LoRA for layers that a model lacks or has in another size; LoraError.
+
+    Args:
+        path: named in the error.
+        lora: the LoRA.
+        shapes: the model's linear layers, name -> (out, in).
+    """
+    for name, module in lora.modules.items():
+        if name not in shapes:
             raise LoraError(
-                f"{path}: is for a layer {module!r} that this base model lacks. It was made for another architecture;"
+                f"{path}: is for a layer {name!r} that this base model lacks. It was made for another architecture;"
                 " use the base it was trained on."
             )
-        out_width, in_width = shapes[module]
-        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != in_width or b.shape[0] != out_width or len(a) != b.shape[1]:
+        out_width, in_width = shapes[name]
+        if module.a.shape[1] != in_width or module.b.shape[0] != out_width:
             raise LoraError(
-                f"{path}: {module} has A {tuple(a.shape)} and B {tuple(b.shape)}; this base model needs"
+                f"{path}: {name} has A {tuple(module.a.shape)} and B {tuple(module.b.shape)}; this base model needs"
                 f" (rank, {in_width}) and ({out_width}, rank). Use the base the LoRA was trained on."
             )
 
 
-def _require_finite(path: Path | str, tensors: dict[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise LoraError(
-                f"{path}: {name} holds NaN or infinite values. The training that made it diverged; use an earlier"
-                " checkpoint or a lower learning rate."
-            )
+def require_finite(path: Path | str, lora: LoraFile) -> None:
+    """Refuse a LoRA with NaN or infinite values; LoraError."""
+    for name, module in lora.modules.items():
+        for part, tensor in (("A", module.a), ("B", module.b)):
+            if not tensor.float().isfinite().all():
+                raise _not_finite(path, f"{name} {part}")
+
+
+def _not_finite(path: Path | str, name: str) -> LoraError:
+    return LoraError(
+        f"{path}: {name} holds NaN or infinite values. The training that made it diverged; use an earlier checkpoint or"
+        " a lower learning rate."
+    )

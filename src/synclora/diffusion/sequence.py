@@ -8,6 +8,13 @@
 Reference and target carry identical positions; only the timestep tells the source from the edit. The order of tokens
 means nothing to the network (positions decide), so we fix one: target first, reference last.
 
+A window of a long video begins with what is already made (`Continuation`) and is shown the edited image again from
+where it belongs, before the window (`Anchor`):
+
+    tokens      | target: made, video being made | edited image   | source's frame 0 | reference          |
+    timestep    | 0,    sigma                    | 0              | 0                | 0                  |
+    position    | (t, y, x)                      | (-before, y, x)| (-before, y, x)  | the target's again |
+
 `build` makes every sequence, in training and in editing. Conditions are small frozen objects with one method,
 `apply_to(sequence)`, and compose in any order.
 
@@ -145,11 +152,23 @@ class FirstFrame:
 
     def apply_to(self, sequence: Sequence) -> Sequence:
         _check(self.latents, sequence, frames=1)
-        first_BnC = patchify(self.latents.to(sequence.tokens))
-        n = first_BnC.shape[1]
-        clean = sequence.clean.clone()
-        clean[:, :n] = True
-        return replace(sequence, tokens=torch.cat([first_BnC, sequence.tokens[:, n:]], dim=1), clean=clean)
+        return _overwrite_start(sequence, self.latents)
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What is already made: overwrites the first m latent frames of the target and marks them clean.
+
+    A long video is made in windows that overlap; each begins with the end of the one before. `latents`:
+    `[B, C, m, h, w]`, m at most the target's own frames.
+    """
+
+    latents: Tensor
+
+    def apply_to(self, sequence: Sequence) -> Sequence:
+        frames = min(self.latents.shape[2], sequence.grid[0])
+        _check(self.latents, sequence, frames=frames)
+        return _overwrite_start(sequence, self.latents)
 
 
 @dataclass(frozen=True)
@@ -172,6 +191,35 @@ class Keyframe:
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """An edited image from before the window, `frames_before` its first frame: shows a later window what the edit is.
+
+    Clean tokens appended at that frame's own, negative time, and the same frame of the source beside them among the
+    reference, so that the network sees again which look belongs to which picture. `latents`: `[B, C, 1, h, w]`;
+    `source`: the same, or rows and columns `downscale` times fewer (see `Reference`); None where there is no reference.
+    """
+
+    latents: Tensor
+    source: Tensor | None
+    frames_before: int
+    downscale: int = 1
+
+    def apply_to(self, sequence: Sequence) -> Sequence:
+        if self.frames_before < 1:
+            raise ValueError(f"anchor {self.frames_before} frames before the window; at least 1 is needed")
+        sequence = self._appended(sequence, self.latents, downscale=1, reference=False)
+        if self.source is None:
+            return sequence
+        return self._appended(sequence, self.source, downscale=self.downscale, reference=True)
+
+    def _appended(self, sequence: Sequence, latents: Tensor, *, downscale: int, reference: bool) -> Sequence:
+        _check(latents, sequence, frames=1, downscale=downscale)
+        at_3N = positions(_grid(latents), sequence.fps, sequence.spatial * downscale, sequence.temporal)
+        at_3N[0] = -self.frames_before / sequence.fps
+        return sequence._append(latents, at_3N, reference=reference)
+
+
+@dataclass(frozen=True)
 class Reference:
     """The source video: clean tokens appended at the target's own positions.
 
@@ -184,7 +232,7 @@ class Reference:
 
     def apply_to(self, sequence: Sequence) -> Sequence:
         _check(self.latents, sequence, frames=sequence.grid[0], downscale=self.downscale)
-        if sequence.num_reference:
+        if (sequence.reference & (sequence.positions[:, 0] >= 0)).any():  # an anchor's lie before 0
             raise ValueError("the sequence already holds a reference; an edit has one source video")
         at_3N = positions(_grid(self.latents), sequence.fps, sequence.spatial * self.downscale, sequence.temporal)
         return sequence._append(self.latents, at_3N, reference=True)
@@ -198,7 +246,7 @@ def build(
     Args:
         target_latents_BCfhw: the video to learn from (training), or anything of its shape (editing: noise replaces it).
         fps: frames a second.
-        conditions: any of `FirstFrame`, `Keyframe`, `Reference`, in any order.
+        conditions: any of `FirstFrame`, `Continuation`, `Keyframe`, `Anchor`, `Reference`, in any order.
         spatial, temporal: compression of the backbone's latents.
     """
     sequence = Sequence.start(target_latents_BCfhw, fps, spatial=spatial, temporal=temporal)
@@ -227,6 +275,15 @@ def patchify(latents_BCfhw: Tensor) -> Tensor:
 def unpatchify(tokens_BNC: Tensor, grid: Grid) -> Tensor:
     """The inverse of `patchify`: tokens `[B, f*h*w, C]` as latents `[B, C, f, h, w]`."""
     return tokens_BNC.transpose(1, 2).unflatten(2, grid)
+
+
+def _overwrite_start(sequence: Sequence, latents_BCfhw: Tensor) -> Sequence:
+    """The sequence with its first target tokens replaced by known ones, which are clean from now on."""
+    known_BnC = patchify(latents_BCfhw.to(sequence.tokens))
+    n = known_BnC.shape[1]
+    clean = sequence.clean.clone()
+    clean[:, :n] = True
+    return replace(sequence, tokens=torch.cat([known_BnC, sequence.tokens[:, n:]], dim=1), clean=clean)
 
 
 def _grid(latents_BCfhw: Tensor) -> Grid:

@@ -1,78 +1,74 @@
-"""The Sync-LoRA of an editor: found, put into the backbone's transformer, and its header read."""
+"""The Sync-LoRA of an editor: found, put into the backbone's transformer, and its rules read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from synclora.adapters import hub
+from synclora.adapters.bases import config_of
+from synclora.adapters.merge import MERGED_NAME, merged_rules
+from synclora.adapters.rules import KNOWN, Rules, require_base, rules_of
 from synclora.backbones.base import Attention, Backbone
-from synclora.backbones.presets import LORA_NAME, PRESETS
-from synclora.diffusion.lora import load_lora, remove_lora
+from synclora.backbones.presets import LORA_NAME, locate
+from synclora.diffusion.lora import load_lora
+from synclora.diffusion.lora_file import read_header
 from synclora.errors import SyncloraError
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA that is in place, and how it wants the reference shown."""
+    """A LoRA that is in place, and how it wants to be sampled."""
 
     path: Path
     attention: Attention  # what it was trained with
     downscale: int  # the reference is so many times smaller than the target, each way
+    rules: Rules = field(default_factory=Rules)  # all that it asks for: prompt, window, sampling
 
 
 def find_lora(backbone: str | Path, lora: str | Path | None) -> Path | None:
-    """The LoRA file meant by `lora` ("default": the one that comes with the backbone; None: none).
+    """The LoRA file meant by `lora`: a path or hub id; "default": the one that comes with the backbone; None: none.
+
+    Of a backbone that a LoRA was merged into, that is the record of it.
 
     Raises:
-        SyncloraError: no such file, or a backbone that comes without one.
+        SyncloraError: no such file, a hub id that cannot be fetched, or a backbone that comes without a LoRA.
     """
     if lora is None:
         return None
     if str(lora) != "default":
-        if not Path(lora).is_file():
-            raise SyncloraError(
-                f"{lora}: no such LoRA file. Pass a .safetensors file with --lora, or --no-lora for the base model."
-            )
-        return Path(lora)
-    beside = Path(PRESETS.get(str(backbone), backbone)) / LORA_NAME
-    if not beside.is_file():
+        return hub.locate(lora).path
+    folder = Path(locate(backbone))
+    beside = next((folder / name for name in (LORA_NAME, MERGED_NAME) if (folder / name).is_file()), None)
+    if beside is None:
+        known = [f"such as {known.repo}" for known in KNOWN if known.rules.base == str(backbone)]
         raise SyncloraError(
             f"{backbone}: comes without a Sync-LoRA (no {LORA_NAME} in it). Name one that was trained on this base "
-            "with --lora FILE, or pass --no-lora to animate the edited frame without the source's motion."
+            f"with --lora FILE{', '.join(['', *known])}, or pass --no-lora to animate the edited frame without the "
+            "source's motion."
         )
     return beside
 
 
 def attach(backbone: Backbone, path: Path) -> Adapter:
-    """Load the LoRA into the backbone's transformer.
+    """Load the LoRA into the backbone's transformer; one that was merged into it is there already.
 
     Raises:
         SyncloraError: not a LoRA file, NaN weights, another base's, or a reference layout that is not supported.
     """
-    header = load_lora(backbone.transformer, path, base_fingerprint=backbone.fingerprint())
-    try:
-        return read_adapter(path, header)
-    except SyncloraError:
-        remove_lora(backbone.transformer)
-        raise
+    if path.name == MERGED_NAME and (rules := merged_rules(path.parent)):
+        return _adapter(path, rules)
+    adapter = read_adapter(path, read_header(path))
+    require_base(path, adapter.rules, config_of(backbone.transformer))
+    load_lora(backbone.transformer, path, base_fingerprint=backbone.fingerprint())
+    return adapter
 
 
 def read_adapter(path: Path, header: Mapping[str, str]) -> Adapter:
-    """What a LoRA file's header asks for; published files that say nothing are `joint`, at full size."""
-    attention = header.get("reference_attention", "joint")
-    if attention != "self" and attention != "joint":
-        raise SyncloraError(f"{path}: reference_attention is {attention!r} in its header; 'self' or 'joint' is needed.")
-    if _factor(path, header, "reference_temporal_scale_factor") != 1:
-        raise SyncloraError(
-            f"{path}: reference_temporal_scale_factor is {header['reference_temporal_scale_factor']} in its header; "
-            "only 1, a reference of the target's own frames, is supported. Use a LoRA trained so."
-        )
-    return Adapter(path, attention, _factor(path, header, "reference_downscale_factor"))
+    """What a LoRA file asks for; published files that say nothing are `joint`, at full size."""
+    return _adapter(path, rules_of(path, header))
 
 
-def _factor(path: Path, header: Mapping[str, str], name: str) -> int:
-    text = header.get(name, "1")
-    if not text.isdecimal() or int(text) < 1:
-        raise SyncloraError(f"{path}: {name} is {text!r} in its header; a whole number from 1 on is needed.")
-    return int(text)
+def _adapter(path: Path, rules: Rules) -> Adapter:
+    return Adapter(path, rules.attention, rules.downscale, rules)

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synclora.atomic import write_json
-from synclora.editing.editor import Editor, EditResult, edit
-from synclora.editing.first_frame import Notice
+from synclora.clip import Clip
+from synclora.editing.editor import Editor, edit
+from synclora.editing.pictures import Notice
+from synclora.editing.result import EditResult
 from synclora.editing.showcase import telling_frames, write_comparison, write_strip
 from synclora.editing.stages import Progress, Stages
 from synclora.errors import SyncloraError
@@ -105,11 +107,12 @@ def run_demo(
     )
     stages = Stages(progress)
     stages.begin("Measuring synchrony", 2)
-    signals, report, notices = _measure(result, stages)
+    source, edited = result.clips()
+    signals, report, notices = _measure(source, edited, stages)
     stages.begin("Writing the comparison", 2)
-    write_comparison(out / "comparison.mp4", result.source, result.edited)
+    write_comparison(out / "comparison.mp4", source, edited)
     stages.step(1, 2)
-    write_strip(out / "frames.png", result.source, result.edited, telling_frames(signals, result.source.num_frames))
+    write_strip(out / "frames.png", source, edited, telling_frames(signals, source.num_frames))
     stages.end()
     seconds = {**result.seconds, **stages.seconds}
     write_json(out / "report.json", _report(result, report, notices, seconds))
@@ -118,14 +121,16 @@ def run_demo(
     )
 
 
-def _measure(result: EditResult, stages: Stages) -> tuple[MotionSignals | None, SyncReport | None, list[Notice]]:
+def _measure(
+    source: Clip, edited: Clip, stages: Stages
+) -> tuple[MotionSignals | None, SyncReport | None, list[Notice]]:
     try:
         from synclora.faces import measure
         from synclora.sync.score import compare
 
-        source = measure(result.source)
+        signals = measure(source)
         stages.step(1, 2)
-        return source, compare(source, measure(result.edited)), []
+        return signals, compare(signals, measure(edited)), []
     except ImportError as error:
         text = f"synchrony was not measured: the face tracker cannot be imported ({error})."
         return None, None, [Notice("unmeasured", text)]

@@ -1,49 +1,47 @@
-"""Edit a clip: the edited first frame's look on the source's motion.
+"""Edit a clip of any length: the edited first frame's look on the source's motion.
 
     synclora edit source.mp4 --first-frame edited.png -o edited.mp4
 
     from synclora import Editor, read_clip
-    edited = Editor("nano").edit(read_clip("source.mp4", frames=33), first_frame)   # a Clip, source's fps and sound
+    edited = Editor("nano").edit(read_clip("source.mp4"), first_frame)   # a Clip, source's fps and sound
 
-`Editor.edit` is the whole method at inference; around it, `edit` reads, checks and writes files.
+    windows of the source -> sampler.make -> frames of each window -> region.show -> the output's frames
+
+`Editor.edit` does this in memory; `edit`, at the end, reads, checks and writes files, one window in memory at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from synclora.backbones.base import Attention, Backbone, Geometry
+from synclora.adapters.rules import Sampling, prompt_for, sampling_for
+from synclora.backbones.base import Attention, Backbone
 from synclora.backbones.presets import load_backbone
-from synclora.clip import (
-    Clip,
-    ClipInfo,
-    Crop,
-    apply_crop,
-    centered_crop,
-    check_output,
-    from_model,
-    probe,
-    read_clip,
-    to_model,
-    write_clip,
-)
-from synclora.diffusion.flow import sample_loop, sigma_schedule
-from synclora.diffusion.sequence import Condition, FirstFrame, Reference, Sequence, build
+from synclora.clip import Clip, apply_crop, centered_crop, check_output, count_frames, iter_windows, probe, write_frames
+from synclora.diffusion.guidance import Guidance
 from synclora.editing.adapter import Adapter, attach, find_lora
-from synclora.editing.first_frame import Notice, check_first_frame, load_first_frame, source_crop
-from synclora.editing.frames import FIT_CHOICES, frames_to_read, frames_to_use, pad_frames
-from synclora.editing.guards import check_folder, check_seed, check_steps, finite, resolve_device
+from synclora.editing.facecrop import CROP_CHOICES, place
+from synclora.editing.first_frame import check_first_frame, load_first_frame
+from synclora.editing.frames import FIT_CHOICES, frames_to_read
+from synclora.editing.guards import check_choice, check_folder, check_seed, check_steps, resolve_device
+from synclora.editing.keyframes import check_indices, load_keyframes
+from synclora.editing.masks import load_mask, mask_of
+from synclora.editing.parts import Parts
+from synclora.editing.pictures import Notice
+from synclora.editing.region import Region, check_strength
+from synclora.editing.result import EditResult, placement_notices, source_notices
+from synclora.editing.sampler import Sampler
 from synclora.editing.stages import Progress, Stages
+from synclora.editing.windows import overlap_of, run, slices, starts
 from synclora.errors import SyncloraError
 
-DEFAULT_STEPS = {"nano": 8}
+DEFAULT_STEPS = {"nano": 4}
 OTHER_STEPS = 30  # what the undistilled LTX models are sampled with
 
 
@@ -73,10 +71,16 @@ class Editor:
         self.adapter: Adapter | None = attach(self.backbone, lora_path) if lora_path is not None else None
 
     @property
-    def default_steps(self) -> int:
-        return DEFAULT_STEPS.get(self.backbone.name, OTHER_STEPS)
+    def sampling(self) -> Sampling:
+        """How this backbone is sampled where nothing else is asked for: as its adapter says, if it says so."""
+        distilled = "distilled" in self.backbone.name.lower()
+        asked = sampling_for(self.adapter.rules, distilled=distilled) if self.adapter else None
+        return asked or Sampling(DEFAULT_STEPS.get(self.backbone.name, OTHER_STEPS), Guidance())
 
-    @torch.inference_mode()
+    @property
+    def default_steps(self) -> int:
+        return self.sampling.steps
+
     def edit(
         self,
         clip: Clip,
@@ -87,11 +91,16 @@ class Editor:
         attention: Attention | None = None,
         progress: Progress | None = None,
         stages: Stages | None = None,
+        *,
+        keyframes: Mapping[int, Tensor] | None = None,
+        strength: float = 1.0,
+        mask: Tensor | None = None,
+        keep_background: bool = False,
     ) -> Clip:
         """Make the edited clip: as many frames as `clip`, at its frame rate, with its sound.
 
         Args:
-            clip: the source, at most the model's window long; cropped to the model's size where it has another.
+            clip: the source, of any length; cropped to the model's size where it has another.
             first_frame: its first frame with the edit applied, uint8 [H, W, 3] of the model's size.
             prompt: what the edited video shows, in words; may be empty.
             steps: denoising steps; None for the backbone's own.
@@ -99,98 +108,84 @@ class Editor:
             attention: "self" or "joint" for the reference; None for what the LoRA was trained with.
             progress: called as progress(stage, done, total).
             stages: a stopwatch to use in place of `progress`.
+            keyframes: further edited frames by their number, as `first_frame`.
+            strength: how much of the edit shows, 0 (the source) to 1.
+            mask: where it may show: [H, W] or [F, H, W], bool, uint8 (0 to 255) or float (0 to 1). Elsewhere the output
+                is the source.
+            keep_background: whether it may show on the person alone (see `synclora.editing.region`).
 
         Raises:
             SyncloraError: a clip, frame or setting that does not fit, or weights that give no finite numbers.
         """
-        backbone, geometry = self.backbone, self.backbone.geometry
-        stages = stages or Stages(progress)
-        steps = check_steps(self.default_steps if steps is None else steps)
-        generator = torch.Generator().manual_seed(check_seed(seed))
-        attention = attention or (self.adapter.attention if self.adapter else "self")
-        source = self._prepare(clip)
-        self._check_frame(first_frame)
-
-        stages.begin("Encoding the source")
-        conditions: list[Condition] = []
-        if self.adapter is not None:
-            downscale = self.adapter.downscale
-            latents = backbone.encode(to_model(_shrink(source, downscale)))
-            conditions.append(Reference(finite(latents, "encoding the source", backbone), downscale))
-
-        stages.begin("Encoding the first frame")
-        latents = backbone.encode(to_model(first_frame[None]))
-        conditions.append(FirstFrame(finite(latents, "encoding the first frame", backbone)))
-        text = backbone.embed([prompt])
-
-        stages.begin("Denoising", steps)
-        grid = geometry.latent_grid(source.shape[0])
-        noise = torch.randn(1, geometry.channels, *grid, generator=generator)
-        sequence = build(
-            noise.to(latents.device),
-            float(clip.fps),
-            conditions,
-            spatial=geometry.spatial,
-            temporal=geometry.temporal,
-        )
-        cached = self.adapter is not None and attention == "self"
-        cache = backbone.reference_cache(sequence, text) if cached else None
-
-        def velocity(sequence: Sequence, sigma: float) -> Tensor:
-            answer = backbone.velocity(sequence, sigma, text, attention=attention, cache=cache)
-            return finite(answer, "denoising", backbone)
-
-        sigmas = sigma_schedule(steps, sequence.num_target)
-        sequence = sample_loop(velocity, sequence, sigmas, stages.step)
-
-        stages.begin("Decoding")
-        video = finite(backbone.decode(sequence.target_latents()), "decoding", backbone)
-        stages.end()
-        return Clip(from_model(video)[: clip.num_frames], clip.fps, clip.origin)
-
-    def _prepare(self, clip: Clip) -> Tensor:
-        """The source's frames at the model's size and padded to a length the model takes."""
         geometry = self.backbone.geometry
-        if not 1 <= clip.num_frames <= geometry.frames:
-            raise SyncloraError(
-                f"clip of {clip.num_frames} frames; {self.backbone.name} takes 1 to {geometry.frames} at a time. "
-                f"Cut it, e.g. clip[:{geometry.frames}]."
-            )
+        stages = stages or Stages(progress)
+        check_indices(keyframes or {}, clip.num_frames)
         frames = clip.frames
         if (clip.width, clip.height) != (geometry.width, geometry.height):
-            crop = centered_crop(clip.width, clip.height, geometry.width, geometry.height)
-            frames = apply_crop(frames, crop)
-        return pad_frames(frames, geometry.fit_up(clip.num_frames))
+            frames = apply_crop(frames, centered_crop(clip.width, clip.height, geometry.width, geometry.height))
+        alpha = None if mask is None else mask_of(mask, len(frames), geometry.height, geometry.width)
+        region = Region(check_strength(strength), alpha, keep_background)
+        overlap = overlap_of(geometry)
+        windows = slices(frames, geometry.frames, overlap)
+        stages.rounds(len(starts(len(frames), geometry.frames, overlap)))
+        images = {0: first_frame, **(keyframes or {})}
+        made, done = [], 0
+        for edited in self.stream(windows, float(clip.fps), images, prompt, steps, seed, attention, stages):
+            source = frames[done : done + len(edited)]
+            made.append(region.show(source, source, edited))
+            done += len(edited)
+        stages.finish()
+        return Clip(torch.cat(made), clip.fps, clip.origin)
 
-    def _check_frame(self, first_frame: Tensor) -> None:
+    def stream(
+        self,
+        windows: Iterable[Tensor],
+        fps: float,
+        images: Mapping[int, Tensor],
+        prompt: str = "",
+        steps: int | None = None,
+        seed: int = 0,
+        attention: Attention | None = None,
+        stages: Stages | None = None,
+    ) -> Iterator[Tensor]:
+        """Edit windows as they come; the whole edit shows, everywhere. `edit` tells what the other arguments are.
+
+        Args:
+            windows: of the source at the model's size, as `synclora.clip.iter_windows` cuts them: the model's frames
+                long, the overlap `synclora.editing.windows.overlap_of`.
+            fps: frames a second.
+            images: the edited frames by their number, 0 among them.
+
+        Returns:
+            Batches of edited frames, uint8 [m, H, W, 3], each frame once and in order.
+        """
+        for index, image in images.items():
+            self._check_frame("first frame" if index == 0 else f"keyframe {index}", image)
+        if self.adapter is not None:
+            prompt = prompt_for(self.adapter.path, self.adapter.rules, prompt)
+        sampler = Sampler(
+            self.backbone,
+            self.adapter,
+            images,
+            prompt,
+            check_steps(self.default_steps if steps is None else steps),
+            attention or (self.adapter.attention if self.adapter else "self"),
+            fps,
+            torch.Generator().manual_seed(check_seed(seed)),
+            stages or Stages(),
+            self.sampling.guidance,
+            self.sampling.sigmas if steps in (None, self.default_steps) else None,
+        )
+        return run(windows, overlap_of(self.backbone.geometry), sampler.make)
+
+    def _check_frame(self, name: str, frame: Tensor) -> None:
         geometry = self.backbone.geometry
         needed = (geometry.height, geometry.width, 3)
-        if tuple(first_frame.shape) != needed or first_frame.dtype != torch.uint8:
+        if tuple(frame.shape) != needed or frame.dtype != torch.uint8:
             raise SyncloraError(
-                f"first frame: {first_frame.dtype} {list(first_frame.shape)}; uint8 {list(needed)} is needed. "
+                f"{name}: {frame.dtype} {list(frame.shape)}; uint8 {list(needed)} is needed. "
                 "Read a picture file with synclora.editing.first_frame.load_first_frame, which fits it."
             )
-
-
-@dataclass(frozen=True)
-class EditResult:
-    """What `edit` made, and all that it has to say about it."""
-
-    output: Path  # the video written
-    source: Clip  # what the model saw: cropped, first N frames
-    first_frame: Tensor  # uint8 [H, W, 3], as the model saw it
-    edited: Clip
-    notices: list[Notice]
-    settings: dict[str, Any]  # every setting that shaped the result, JSON-serialisable
-    seconds: dict[str, float]  # wall-clock time of each stage
-
-    def summary(self) -> list[str]:
-        """Lines for a person: what was written, and every notice."""
-        clip = self.edited
-        rate = f"{clip.num_frames} frames at {float(clip.fps):g} fps"
-        sound = "with the source's sound" if clip.origin else "the source has no sound"
-        took = f"{sum(self.seconds.values()):.1f} s"
-        return [*(f"note: {notice}" for notice in self.notices), f"{self.output}  ({rate}, {sound}; {took})"]
 
 
 def edit(
@@ -205,6 +200,11 @@ def edit(
     seed: int = 0,
     frames: int | None = None,
     fit: str = "pad",
+    keyframes: Mapping[int, Path | str] | None = None,
+    strength: float = 1.0,
+    mask: Path | str | None = None,
+    keep_background: bool = False,
+    crop: str = "face",
     device: str = "auto",
     editor: Editor | None = None,
     progress: Progress | None = None,
@@ -212,8 +212,9 @@ def edit(
     """Edit a video file: source video + edited first frame -> output video with the source's frame rate and sound.
 
     Args:
-        source: the portrait video.
-        first_frame: its first frame with the edit applied, as a picture file (see `write_first_frame`).
+        source: the portrait video, of any length and size.
+        first_frame: its first frame with the edit applied, as a picture file (see `write_first_frame`), or the whole
+            picture edited.
         output: the .mp4 to write; whole or absent.
         prompt: what the edited video shows, in words; may be empty.
         backbone, lora, device: see `Editor`; left alone where `editor` is given.
@@ -222,18 +223,26 @@ def edit(
         frames: take the first so many frames; None for the whole clip.
         fit: where the clip's length does not suit the model and `frames` is None: "pad" repeats the last frame for the
             model and cuts back, "trim" takes the longest length that suits, "error" refuses.
+        keyframes: further edited frames, picture files by frame number.
+        strength: how much of the edit shows, 0 (the source) to 1.
+        mask: picture or video, white where the edit may show.
+        keep_background: whether it may show on the person alone.
+        crop: "face" or "center" (see `synclora.editing.facecrop.place`).
         editor: one that is already loaded, to edit many clips.
         progress: called as progress(stage, done, total).
 
     Raises:
         SyncloraError: anything about the files, weights or settings that does not fit; nothing is written then.
     """
-    output = check_folder(check_output(output, source, first_frame))
+    pictures = dict(keyframes or {})
+    inputs = [source, first_frame, *pictures.values(), *([mask] if mask else [])]
+    output = check_folder(check_output(output, *inputs))
     if steps is not None:
         check_steps(steps)
     check_seed(seed)
-    if fit not in FIT_CHOICES:
-        raise SyncloraError(f"--fit {fit!r} is not known; choose one of: {', '.join(FIT_CHOICES)}.")
+    check_strength(strength)
+    check_choice("--fit", fit, FIT_CHOICES)
+    check_choice("--crop", crop, CROP_CHOICES)
     stages = Stages(progress)
     stages.begin("Looking at the source")
     info = probe(source)
@@ -246,26 +255,41 @@ def edit(
         stages.begin("Loading the model")
         editor = Editor(backbone, lora, device)
     geometry = editor.backbone.geometry
+    overlap = overlap_of(geometry)
 
     stages.begin("Reading the source")
-    crop = source_crop(source, geometry.width, geometry.height)
-    clip = read_clip(source, frames=frames_to_read(source, geometry, frames), crop=crop)
-    clip = clip[: frames_to_use(source, clip.num_frames, geometry, frames, fit)]
-    notices = _source_notices(info, clip, geometry)
+    limit = frames_to_read(source, info, geometry, frames, fit)
+    if pictures:
+        check_indices(pictures, limit or count_frames(source))
+    placement = place(source, geometry.width, geometry.height, crop)
+    windows = iter_windows(source, geometry.frames, overlap, frames=limit, crop=placement.crop)
+    first = next(windows)
 
-    stages.begin("Checking the first frame")
-    frame, more = load_first_frame(
+    stages.begin("Checking the edited frames")
+    image, notices = load_first_frame(
         first_frame,
         (geometry.width, geometry.height),
-        source_frame=clip.frames[0],
+        source_frame=first.frames[0],
         source_size=(info.width, info.height),
+        crop=placement.crop,
     )
-    notices += more + check_first_frame(frame, clip.frames[0])
+    notices += check_first_frame(image, first.frames[0])
+    images, more = load_keyframes(pictures, source, placement)
+    notices += more
+    alpha = load_mask(mask, placement, info.fps, limit or info.frames) if mask else None
+    region = Region(strength, alpha, keep_background, placement)
 
-    edited = editor.edit(clip, frame, prompt, steps, seed, stages=stages)
-    stages.begin("Writing the video")
-    notices += [Notice("written", text) for text in write_clip(output, edited)]
-    stages.end()
+    stages.rounds(len(starts(limit or info.frames, geometry.frames, overlap)))
+    parts = Parts(chain([first], windows), overlap, source, placement, stages, limit)
+    edited = editor.stream(parts, float(first.fps), {0: image, **images}, prompt, steps, seed, stages=stages)
+    written = write_frames(output, parts.output(edited, region), first.fps, origin=first.origin)
+    stages.finish()
+    notices = [
+        *source_notices(info, parts.count, geometry),
+        *placement_notices(info, placement),
+        *notices,
+        *(Notice("written", text) for text in written),
+    ]
     settings = {
         "source": str(source),
         "first_frame": str(first_frame),
@@ -277,14 +301,30 @@ def edit(
         "attention": editor.adapter.attention if editor.adapter else None,
         "steps": editor.default_steps if steps is None else steps,
         "seed": seed,
-        "frames": edited.num_frames,
-        "padded_frames": geometry.fit_up(edited.num_frames),
+        "frames": parts.count,
+        "padded_frames": geometry.fit_up(parts.count),
         "fit": fit,
-        "fps": str(edited.fps),
-        "size": [geometry.width, geometry.height],
+        "keyframes": {index: str(path) for index, path in pictures.items()},
+        "strength": strength,
+        "mask": str(mask) if mask else None,
+        "keep_background": keep_background,
+        "crop": [placement.crop.left, placement.crop.top, placement.crop.width, placement.crop.height],
+        "fps": str(first.fps),
+        "size": list(placement.size),
         "device": str(editor.backbone.device),
     }
-    return EditResult(output, clip, frame, edited, notices, settings, stages.seconds)
+    return EditResult(
+        output,
+        Path(source),
+        image,
+        parts.count,
+        first.fps,
+        first.origin is not None,
+        placement,
+        notices,
+        settings,
+        stages.seconds,
+    )
 
 
 @contextmanager
@@ -299,31 +339,3 @@ def _one_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _shrink(frames: Tensor, factor: int) -> Tensor:
-    """The frames `factor` times smaller each way."""
-    if factor == 1:
-        return frames
-    height, width = frames.shape[1:3]
-    return apply_crop(frames, Crop(0, 0, width, height, width // factor, height // factor))
-
-
-def _source_notices(info: ClipInfo, clip: Clip, geometry: Geometry) -> list[Notice]:
-    """What a person should know of how the source was taken."""
-    name, notices = info.path.name, []
-    if info.variable:
-        text = f"{name} has a variable frame rate; its frames were taken at a constant {float(clip.fps):g} a second."
-        notices.append(Notice("variable_rate", text))
-    if not 0.6 < float(clip.fps) / geometry.fps < 1.7:
-        text = f"{name} has {float(clip.fps):g} frames a second; the model learnt motion at {geometry.fps:g}."
-        notices.append(Notice("frame_rate", text))
-    if clip.num_frames < info.frames:
-        text = f"the first {clip.num_frames} of about {info.frames} frames of {name} were edited."
-        notices.append(Notice("cut", text))
-    if clip.num_frames == 1:
-        notices.append(Notice("one_frame", f"{name}: one frame was edited, so there is no motion to follow."))
-    if min(info.width, info.height) < min(geometry.width, geometry.height):
-        text = f"{name} is {info.width}x{info.height} px, smaller than the model's picture; it was enlarged."
-        notices.append(Notice("enlarged", text))
-    return notices

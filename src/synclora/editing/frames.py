@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from synclora.clip import ClipInfo, count_frames
 from synclora.errors import SyncloraError
 
 if TYPE_CHECKING:
@@ -16,34 +17,34 @@ if TYPE_CHECKING:
 FIT_CHOICES = ("pad", "trim", "error")
 
 
-def frames_to_read(source: Path | str, geometry: Geometry, frames: int | None) -> int:
-    """How many frames to read at most: those asked for, or one more than the window, to see whether it is exceeded.
+def frames_to_read(source: Path | str, info: ClipInfo, geometry: Geometry, frames: int | None, fit: str) -> int | None:
+    """How many frames of the file are edited; None for all of them, as long as nothing depends on their number.
+
+    The frames are counted (decoded, not converted) only where the container's own number will not do.
 
     Raises:
-        SyncloraError: `frames` below 1 or above the window.
+        SyncloraError: as `frames_to_use`, or `frames` below 1.
     """
-    if frames is None:
-        return geometry.frames + 1
-    if not 1 <= frames <= geometry.frames:
-        raise SyncloraError(
-            f"{source}: --frames {frames}; the model takes 1 to {geometry.frames} frames at a time. "
-            f"Pass --frames {geometry.frames} or fewer."
-        )
-    return frames
+    if frames is not None and frames < 1:
+        raise SyncloraError(f"{source}: --frames {frames}; at least 1 is needed. Leave --frames out to edit all.")
+    if frames is None and fit == "pad":
+        return None
+    if frames is not None and frames < 0.9 * info.frames and not info.variable:
+        return frames
+    return frames_to_use(source, count_frames(source), geometry, frames, fit)
 
 
 def frames_to_use(source: Path | str, available: int, geometry: Geometry, frames: int | None, fit: str) -> int:
     """How many of the `available` frames are edited; the output has exactly so many.
 
     Args:
-        available: frames read with `frames_to_read` as the limit.
+        available: frames of the clip, any number.
         frames: the number asked for, or None.
         fit: "pad" takes all, "trim" the longest length of the model's kind (8k + 1), "error" all if they are of it.
 
     Raises:
         SyncloraError: fewer frames than asked for, or a length that `fit` does not allow.
     """
-    window = geometry.frames
     if frames is not None:
         if available < frames:
             raise SyncloraError(
@@ -52,12 +53,7 @@ def frames_to_use(source: Path | str, available: int, geometry: Geometry, frames
             )
         return frames
     if fit == "trim":
-        return geometry.fit_down(min(available, window))
-    if available > window:
-        raise SyncloraError(
-            f"{source}: more than {window} frames, the longest the model takes at a time. "
-            f"Edit the start of it with --frames {window}, or let --fit trim choose."
-        )
+        return geometry.fit_down(available)
     if fit == "error" and not geometry.valid_frames(available):
         temporal = geometry.temporal
         raise SyncloraError(

@@ -31,6 +31,13 @@ def check_folder(output: Path) -> Path:
     return output
 
 
+def check_choice(flag: str, value: str, choices: tuple[str, ...]) -> str:
+    """`value`, if it is one of the choices."""
+    if value not in choices:
+        raise SyncloraError(f"{flag} {value!r} is not known; choose one of: {', '.join(choices)}.")
+    return value
+
+
 def check_steps(steps: int) -> int:
     """`steps`, if it is a number of denoising steps."""
     if not 1 <= steps <= MOST_STEPS:

@@ -1,0 +1,139 @@
+"""What the LTX backbones share: the VAE's calls, and the two ways of running the network over a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synclora.backbones.base import Attention, Geometry, Rescale, Text
+from synclora.diffusion.attention import KeyValueCache
+from synclora.diffusion.lora import fingerprint
+from synclora.diffusion.sequence import Sequence
+from synclora.errors import SyncloraError
+
+# A decoder that takes a timestep (LTX-Video 0.9.1 and later) finishes the last bit of denoising itself: it is handed
+# slightly noised latents and told so. The values are those of the diffusers documentation.
+DECODE_TIMESTEP = 0.05
+DECODE_NOISE_SCALE = 0.025
+
+
+class LTXBackbone:
+    """A `Backbone` over diffusers' modules, but for text and the network's own forward.
+
+    Encoding, decoding and embedding never keep gradients; `velocity` does when they are enabled.
+    """
+
+    rescale_on: Rescale
+    noised_latents_are_normalised: bool  # those a timestep-conditioned decoder is handed
+
+    def __init__(self, transformer: Any, vae: Any, *, geometry: Geometry, prompt_tokens: int, name: str) -> None:
+        self.transformer, self.vae = transformer, vae
+        self.geometry, self.prompt_tokens, self.name = geometry, prompt_tokens, name
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.scale_shift_table.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.transformer.scale_shift_table.dtype
+
+    @torch.no_grad()
+    def encode(self, video_B3FHW: Tensor) -> Tensor:
+        """Video in [-1, 1] as latents of unit scale: the posterior's mode, normalised by the VAE's mean and std."""
+        latents = self.vae.encode(video_B3FHW.to(self.device, self.vae.dtype), return_dict=False)[0].mode()
+        mean, std = self._latent_statistics()
+        return (latents.float() - mean) / std
+
+    @torch.no_grad()
+    def decode(self, latents_BCfhw: Tensor) -> Tensor:
+        """The inverse of `encode`, clamped to [-1, 1]."""
+        mean, std = self._latent_statistics()
+        latents, timestep = latents_BCfhw.to(self.device).float(), None
+        if not self.vae.config["timestep_conditioning"]:
+            latents = latents * std + mean
+        else:
+            if self.noised_latents_are_normalised:
+                latents = _decode_noised(latents) * std + mean
+            else:
+                latents = _decode_noised(latents * std + mean)
+            timestep = torch.full((len(latents),), DECODE_TIMESTEP, device=self.device, dtype=self.vae.dtype)
+        return self.vae.decode(latents.to(self.vae.dtype), timestep, return_dict=False)[0].float().clamp(-1, 1)
+
+    def velocity(
+        self,
+        sequence: Sequence,
+        sigma: Tensor | float,
+        text: Text,
+        *,
+        attention: Attention = "self",
+        cache: KeyValueCache | None = None,
+        skip_blocks: Container[int] = (),
+        whole: bool = False,
+    ) -> Tensor:
+        """The predicted velocity, `[B, n, C]` float32; see `Backbone.velocity`."""
+        rest = sequence.without_reference()
+        if attention == "joint":
+            output_BNC, _ = self._network(sequence, sigma, text, None, skip_blocks)
+            return output_BNC.float() if whole else output_BNC[:, : rest.tokens.shape[1]].float()
+        if cache is None and sequence.num_reference:
+            cache = self.reference_cache(sequence, text, skip_blocks=skip_blocks)
+        output_BnC, _ = self._network(rest, sigma, text, cache, skip_blocks)
+        return output_BnC.float()
+
+    def reference_cache(self, sequence: Sequence, text: Text, *, skip_blocks: Container[int] = ()) -> KeyValueCache:
+        """The reference alone through the network, at timestep 0; see `Backbone.reference_cache`."""
+        _, cache = self._network(sequence.reference_only(), 0.0, text, None, skip_blocks)
+        return cache
+
+    def fingerprint(self) -> str:
+        """An identity of the transformer's weights, LoRA excluded; what a LoRA file names as its base."""
+        return fingerprint(self.transformer)
+
+    def _network(
+        self,
+        sequence: Sequence,
+        sigma: Tensor | float,
+        text: Text,
+        cache: KeyValueCache | None,
+        skip_blocks: Container[int],
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Every token's velocity, and every layer's keys and values."""
+        raise NotImplementedError
+
+    def _latent_statistics(self) -> tuple[Tensor, Tensor]:
+        """The VAE's mean and standard deviation of each channel, `[1, C, 1, 1, 1]`."""
+        mean, std = (
+            x.to(self.device, torch.float32).view(1, -1, 1, 1, 1) for x in (self.vae.latents_mean, self.vae.latents_std)
+        )
+        return mean, std / self.vae.config["scaling_factor"]
+
+
+def geometry_of(transformer: Any, vae: Any, *, width: int, height: int, frames: int, fps: float, name: str) -> Geometry:
+    """The geometry of a transformer and a VAE.
+
+    Raises:
+        SyncloraError: they do not fit each other or the size.
+    """
+    spatial, temporal = vae.spatial_compression_ratio, vae.temporal_compression_ratio
+    channels, made = transformer.config["in_channels"], vae.config["latent_channels"]
+    geometry = Geometry(width, height, frames, fps, spatial, temporal, channels)
+    if made != channels:
+        raise SyncloraError(
+            f"{name}: the VAE makes {made} latent channels and the transformer takes"
+            f" {channels}. They are not of one model; take both from the same folder."
+        )
+    if width % spatial or height % spatial or not geometry.valid_frames(frames):
+        raise SyncloraError(
+            f"{name}: {width} x {height} pixels, {frames} frames; needed are multiples of {spatial} pixels and"
+            f" {temporal}k+1 frames, such as {geometry.fit_down(frames)}. Correct synclora.json."
+        )
+    return geometry
+
+
+def _decode_noised(latents: Tensor) -> Tensor:
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents.device)
+    return (1 - DECODE_NOISE_SCALE) * latents + DECODE_NOISE_SCALE * noise

@@ -1,0 +1,191 @@
+"""LTX-2.0, 2.3 and 2.5, video only, through diffusers' and transformers' own classes.
+
+The three are one architecture; what differs between them is in their configurations, and the text encoder (Gemma 3, or
+Gemma 4 of LTX-2.5) is whatever class `model_index.json` names. Sound is never computed and its weights are not even
+read (see `ltx2_transformer.drop_audio`): edits keep the source's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from diffusers.models.autoencoders.autoencoder_kl_ltx2 import AutoencoderKLLTX2Video
+from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3DModel
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+from synclora.backbones import checkpoint, ltx2_transformer
+from synclora.backbones.base import Geometry, Rescale, Text
+from synclora.backbones.checkpoint import Settings, SingleFile
+from synclora.backbones.ltx import LTXBackbone, geometry_of
+from synclora.diffusion.attention import KeyValueCache
+from synclora.diffusion.sequence import Sequence
+from synclora.errors import SyncloraError
+
+# The length every prompt is padded to. The connectors put learnt registers in place of the padding, so it is part of
+# what the network reads: 1024 is that of diffusers' pipelines.
+PROMPT_TOKENS = 1024
+
+
+class LTX2Backbone(LTXBackbone):
+    """A `Backbone` over the video stream of an LTX-2 transformer, its VAE, text connectors, Gemma and tokenizer.
+
+    `load` reads a folder or a hub id; `from_modules` takes modules already in memory.
+    """
+
+    rescale_on: Rescale = "x0"
+    noised_latents_are_normalised: bool = True
+
+    def __init__(
+        self,
+        transformer: LTX2VideoTransformer3DModel,
+        vae: AutoencoderKLLTX2Video,
+        connectors: LTX2TextConnectors | None,
+        text_encoder: nn.Module | None,
+        tokenizer: Any,
+        *,
+        geometry: Geometry,
+        prompt_tokens: int,
+        name: str,
+    ) -> None:
+        super().__init__(transformer, vae, geometry=geometry, prompt_tokens=prompt_tokens, name=name)
+        self.connectors, self.text_encoder, self.tokenizer = connectors, text_encoder, tokenizer
+        if text_encoder is not None:
+            text_encoder.eval()
+        if tokenizer is not None:
+            tokenizer.padding_side = "left"
+            tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+
+    @classmethod
+    def from_modules(
+        cls,
+        transformer: LTX2VideoTransformer3DModel,
+        vae: AutoencoderKLLTX2Video,
+        connectors: LTX2TextConnectors | None = None,
+        text_encoder: nn.Module | None = None,
+        tokenizer: Any = None,
+        *,
+        width: int = 512,
+        height: int = 512,
+        frames: int = 81,
+        fps: float = 25.0,
+        prompt_tokens: int = PROMPT_TOKENS,
+        name: str = "ltx-2",
+    ) -> LTX2Backbone:
+        """A backbone over modules in memory, left where they are (device, dtype, gradients; sound, if it is there).
+
+        Without text encoder and connectors the backbone does everything but `embed`.
+
+        Raises:
+            SyncloraError: the modules do not fit each other or the geometry.
+        """
+        geometry = geometry_of(transformer, vae, width=width, height=height, frames=frames, fps=fps, name=name)
+        _require_supported(transformer.config, geometry, name)
+        if connectors is not None:
+            _require_registers(connectors.config["video_connector_num_learnable_registers"], prompt_tokens, name)
+        parts = (transformer, vae, connectors, text_encoder, tokenizer)
+        return cls(*parts, geometry=geometry, prompt_tokens=prompt_tokens, name=name)
+
+    @classmethod
+    def load(
+        cls,
+        where: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        name: str | None = None,
+        single_file: SingleFile | None = None,
+    ) -> LTX2Backbone:
+        """A backbone from an ordinary diffusers folder or hub id, frozen; size and window from `synclora.json`.
+
+        The networks that `single_file` holds are taken from there, in the configuration of the folder.
+
+        Raises:
+            SyncloraError: see `synclora.backbones.checkpoint`; or a text encoder that transformers does not know.
+        """
+        settings = checkpoint.read_settings(where, Settings(prompt_tokens=PROMPT_TOKENS))
+        transformer = checkpoint.load_trimmed(
+            LTX2VideoTransformer3DModel,
+            where,
+            "transformer",
+            ltx2_transformer.drop_audio,
+            device=device,
+            dtype=dtype,
+            single_file=single_file,
+        )
+        load = partial(checkpoint.load_module, where=where, dtype=dtype)
+        vae = load(AutoencoderKLLTX2Video, part="vae", single_file=single_file)
+        connectors = load(LTX2TextConnectors, part="connectors")
+        text_encoder = load(_text_encoder_class(where), part="text_encoder")
+        tokenizer = checkpoint.load_part(where, "tokenizer", partial(AutoTokenizer.from_pretrained, where))
+        for module in (vae, connectors, text_encoder):
+            nn.Module.to(module, device, dtype)
+        return cls.from_modules(
+            transformer, vae, connectors, text_encoder, tokenizer, name=name or Path(where).name, **asdict(settings)
+        )
+
+    @torch.no_grad()
+    def embed(self, prompts: list[str]) -> Text:
+        """Every hidden layer of Gemma through the connectors; `prompt_tokens` long, registers where a prompt ends."""
+        if self.text_encoder is None or self.connectors is None:
+            raise SyncloraError(f"{self.name} was loaded without a text encoder; prompts cannot be embedded.")
+        tokens = self.tokenizer(
+            [prompt.strip() for prompt in prompts],
+            max_length=self.prompt_tokens,
+            truncation=True,
+            padding="max_length",
+            return_tensors="pt",
+        )
+        ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
+        answer = self.text_encoder(ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
+        layers_BTDL = torch.stack(answer.hidden_states, dim=-1)
+        hidden_BTD, _, mask = self.connectors(layers_BTDL.flatten(2), mask, padding_side="left")
+        return Text(hidden_BTD.float(), mask.bool())
+
+    def _network(
+        self,
+        sequence: Sequence,
+        sigma: Tensor | float,
+        text: Text,
+        cache: KeyValueCache | None,
+        skip_blocks: Container[int],
+    ) -> tuple[Tensor, KeyValueCache]:
+        return ltx2_transformer.forward(
+            self.transformer, sequence, sigma, text.hidden, text.mask, cache, skip_blocks=skip_blocks
+        )
+
+
+def _text_encoder_class(where: str | Path) -> Any:
+    _, kind = checkpoint.read_index(where).get("text_encoder", ("", ""))
+    found = getattr(transformers, kind, None) if kind else None
+    if found is None:
+        raise SyncloraError(
+            f"{where}: its text encoder is of the class {kind or 'none'!r}, which transformers"
+            f" {transformers.__version__} does not have. Update transformers."
+        )
+    return found
+
+
+def _require_supported(config: Any, geometry: Geometry, name: str) -> None:
+    """Refuse a transformer whose tokens are not one latent each, at the positions `Sequence` gives them."""
+    scale = (geometry.temporal, geometry.spatial, geometry.spatial)
+    needed = {"patch_size": 1, "patch_size_t": 1, "causal_offset": 1, "vae_scale_factors": scale}
+    for key, value in needed.items():
+        found = tuple(config[key]) if isinstance(config[key], (list, tuple)) else config[key]
+        if found != value:
+            raise SyncloraError(f"{name}: its transformer has {key} {found}; only {value} is supported.")
+
+
+def _require_registers(registers: int | None, prompt_tokens: int, name: str) -> None:
+    if registers and prompt_tokens % registers:
+        raise SyncloraError(
+            f"{name}: prompts of {prompt_tokens} tokens; a multiple of the connectors' {registers} registers is"
+            " needed. Correct prompt_tokens in synclora.json."
+        )
