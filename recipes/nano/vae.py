@@ -1,7 +1,7 @@
-"""Step 5 of nano on a CPU, step 1 on a GPU: the video autoencoder.
+"""Step 6 of nano on a CPU, step 1 on a GPU: the video autoencoder.
 
     CPU:  python recipes/nano/vae.py --output runs/nano/vae --pool runs/nano/pool --from runs/nano/vae_start \
-              --decoder-only --noise 0.1 --steps 600 --batch 4 --frames 17 --lr 3e-4 --compile
+              --decoder-only --noise 0.1 --steps 1400 --batch 4 --frames 17 --lr 3e-4 --compile
     GPU:  python recipes/nano/vae.py --output runs/nano/vae --pool runs/nano/pool --steps 12000 --batch 32 --device cuda
 
 On a CPU the encoder is that of `principal.py`, and the decoder alone is trained, beside the steps that need the latents
