@@ -202,6 +202,21 @@ def test_irises_are_found_in_the_picture() -> None:
     assert abs(found - moves[:, None]).max() < 2
 
 
+def test_a_narrow_eye_tells_no_gaze(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lids at half of their usual distance, in every third frame: no iris there, and the same ones in the others."""
+    moves = np.array([(-4, 0), (4, 0), (0, 2), (2, 1), (-2, -1), (3, 0)] * 2)
+    frames, head = np.stack([eye_picture(*move) for move in moves]), eye_head(len(moves))
+    narrow = np.arange(len(moves)) % 3 == 2
+    for upper, lower in i.EYES:
+        for lid in (upper[1:-1], lower[1:-1]):
+            head.own[np.ix_(narrow, lid, [1])] *= 0.5
+    found = i.find_irises(frames, head)
+    assert np.isnan(found[narrow]).all() and np.isfinite(found[~narrow]).all()
+    assert abs(found[~narrow] * 200 - moves[~narrow, None]).max() < 2
+    monkeypatch.setattr(i, "WIDE", 0.0)
+    assert np.isfinite(i.find_irises(frames, head)).all()  # something would have been found
+
+
 def test_without_irises_in_the_picture_the_mesh_is_all_there_is() -> None:
     blank = np.full((4, 200, 400, 3), 90, np.uint8)
     np.testing.assert_array_equal(i.find_irises(blank, eye_head(4)), i.mesh_irises(eye_head(4)))

@@ -62,6 +62,20 @@ def angles(axes: Array) -> tuple[Array, Array, Array]:
     return np.degrees(yaw), np.degrees(pitch), np.degrees(roll)
 
 
+def turned(yaw: Array, pitch: Array, roll: Array) -> Array:
+    """The head's axes as columns [F, 3, 3] from angles in degrees [F]: the inverse of `angles`."""
+    a, b, c = np.radians([yaw, pitch, roll])
+    none, one = np.zeros_like(a), np.ones_like(a)
+
+    def matrix(*values: Array) -> Array:
+        return np.stack(values, -1).reshape(-1, 3, 3)
+
+    about_y = matrix(np.cos(a), none, -np.sin(a), none, one, none, np.sin(a), none, np.cos(a))
+    about_x = matrix(one, none, none, none, np.cos(b), np.sin(b), none, -np.sin(b), np.cos(b))
+    about_z = matrix(np.cos(c), -np.sin(c), none, np.sin(c), np.cos(c), none, none, none, one)
+    return about_z @ about_x @ about_y
+
+
 def _mean_head(stable: Array) -> tuple[Array, Array]:
     """Generalised Procrustes mean of the skull's landmarks [F, K, 3], and the head's axes (rows x, y, z) in it.
 

@@ -43,7 +43,8 @@ def _eyes(frames: NDArray[np.uint8], head: Head) -> tuple[float, float]:
     """Brightness between the lids and its deviation: medians over the frames with open eyes, means of both eyes."""
     sides = []
     for lids in EYES:
-        light, mask = open_eye(frames, head, lids)
+        eye = open_eye(frames, head, lids)
+        light, mask = eye.light, eye.mask
         area = mask.sum((1, 2))
         shown = area > LEAST_OPEN
         if not shown.any():

@@ -6,16 +6,24 @@ the circular edge replaced by the disc's whole area). Its place is the peak of t
 parabola. How large the disc must be is seldom clear, and glints and lashes mislead small ones; so three sizes are
 tried, and the mesh is a fourth reading. Both eyes look the same way: the less the two agree over the clip, relative to
 how far they move, the less a reading counts in the mean.
+
+That is where each iris is about. Then the irises of all frames are laid over each other, their mean is the clip's own
+picture of that iris (with its pupil, ring and glints, as far as the lids show them), and each frame's is moved to where
+it fits the mean best, by least squares on brightness; the mean is taken anew, and so on.
+
+The places are those in the socket, a point that is fixed in the head. The mesh's corners of the eyes tremble by a fifth
+of what an iris travels when it looks up by 10 degrees, so the socket is where all frames together have it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synclora.faces.head import Array, Head, angles
+from synclora.faces.head import Array, Head
 
 Light = NDArray[np.float32]
 Lids = NDArray[np.int_]
@@ -35,10 +43,18 @@ LID = 0.005  # the lids' edges are left out
 FINEST = 0.004  # step of the radius
 RADII = (1.0, 1.3, 1.4)  # times the mesh's iris, which comes out small in large irises
 DOUBT = 0.2  # variance between the eyes, over that of their mean, at which a reading has a quarter of its weight
-DEPTH = 0.04  # of the irises before the middle of the corners, seen as a shift when the head nods (4 mm in adults)
+DEEP = 0.003  # how much a frame's depth counts beside its picture in the socket's place
 GLINT = 0.9  # quantile of a patch's brightness at which it is cut: a glint is as bright as the white, no brighter
 OPEN = 0.25  # least part of the disc that must lie open
 SEEN = 6.0  # least fit, in grey levels
+WIDE = 0.6  # of the usual open area: eyes shut more tell nothing about the iris
+BEYOND = 1.6  # times the mesh's iris: how far about its middle it is compared
+SHOWN = 0.15  # of the frames must show a place of the mean iris
+ROUNDS = 4  # of moving the irises to their mean and taking the mean anew
+NOISE = 0.06  # of brightness, the patch's white being 1
+SHARE = 10.0  # samples that vary together and count as one
+NEAR_START, BRIGHTER = 0.02, 0.05  # deviations: of an iris from where it is about, of a frame's brightness
+LARGEST = 0.03  # of one step
 LUMA: Light = np.array([0.299, 0.587, 0.114], np.float32)
 
 _X = np.arange(-REACH_X, REACH_X + STEP / 2, STEP)
@@ -55,30 +71,48 @@ def mesh_irises(head: Head) -> Array:
 
 
 def find_irises(frames: NDArray[np.uint8], head: Head) -> Array:
-    """The irises as `mesh_irises` has them, corrected by the picture; NaN where an eye shows none.
+    """The irises in their sockets: [F, 2, 2] as `mesh_irises` has them, but from the picture; NaN where an eye shows
+    none, or too little of it.
 
-    frames: uint8 [F, H, W, 3], those of the head. Where the picture shows an iris in less than half of the frames (a
-    face too small, dark glasses), the mesh is all there is, and is returned.
+    frames: uint8 [F, H, W, 3], those of the head, which had best be `register`ed. Where the picture shows an iris in
+    less than half of the frames (a face too small, dark glasses), the mesh is all there is, and is returned.
     """
-    meshed = mesh_irises(head)
-    eyes = [open_eye(frames, head, lids) for lids in EYES]
+    eyes = [_open_eye(frames, head, lids, _socket(head, lids)) for lids in EYES]
+    meshed = np.stack([_on_plane(head, iris, eye.socket) for eye, iris in zip(eyes, IRISES, strict=True)], axis=1)
     rings = [np.linalg.norm(head.own[:, iris + 1 : iris + 5] - head.own[:, iris, None], axis=-1) for iris in IRISES]
+    ring = float(np.median(rings))
     readings = [meshed]
     for factor in RADII:
-        radius = max(1, round(factor * float(np.median(rings)) / FINEST)) * FINEST
+        radius = max(1, round(factor * ring / FINEST)) * FINEST
         found = np.empty_like(meshed)
-        for side, (light, mask) in enumerate(eyes):
+        for side, eye in enumerate(eyes):
             far_x = abs(_MOVES_X - meshed[:, side, :1]) > NEAR_X
             far_y = abs(_MOVES_Y - meshed[:, side, 1:]) > NEAR_Y
-            fit = np.where(far_x[:, None] | far_y[:, :, None], -255.0, _fit(light, mask, radius))
+            fit = np.where(far_x[:, None] | far_y[:, :, None], -255.0, _fit(eye.light, eye.mask, radius))
             found[:, side] = _peak(fit)
         if 2 * np.isfinite(found).all((1, 2)).sum() >= len(frames):
             readings.append(found)
     if len(readings) == 1:
-        return meshed
-    irises = _agreed(np.stack(readings))
-    irises[..., 1] -= DEPTH * np.tan(np.radians(angles(head.axes)[1]))[:, None]
-    return irises
+        return mesh_irises(head)
+    about = _agreed(np.stack(readings))
+    return np.stack([_fitted(eye, about[:, side], ring) for side, eye in enumerate(eyes)], axis=1)
+
+
+def _socket(head: Head, lids: tuple[Lids, Lids]) -> Array:
+    """The point [3] of the head nearest to the middle of an eye's corners in all frames' pictures; as deep as the mesh
+    has it where the head does not turn."""
+    middle = head.own[:, lids[0][[0, -1]]].mean(1)
+    seen = np.einsum("fij,fj->fi", head.axes[:, :2], middle).reshape(-1)
+    rays = head.axes[:, :2].reshape(-1, 3)
+    depth = DEEP * len(middle) * np.diag([0.0, 0.0, 1.0])
+    return np.linalg.solve(rays.T @ rays + depth, rays.T @ seen + depth @ middle.mean(0))
+
+
+def _on_plane(head: Head, points: int | Lids, socket: Array) -> Array:
+    """Where landmarks show on the plane through the socket: x and y from it, [F, ..., 2]."""
+    away = head.own[:, points] - socket
+    slant = np.linalg.solve(head.axes[:, :2, :2], head.axes[:, :2, 2:])[..., 0]  # of the rays, per depth
+    return away[..., :2] + away[..., 2:] * slant.reshape(len(away), *[1] * (away.ndim - 2), 2)
 
 
 def _agreed(readings: Array) -> Array:
@@ -90,20 +124,32 @@ def _agreed(readings: Array) -> Array:
     return np.einsum("ra,rfea->fea", weights / weights.sum(0), readings)
 
 
-def open_eye(frames: NDArray[np.uint8], head: Head, lids: tuple[Lids, Lids]) -> tuple[Light, Light]:
-    """Brightness of one eye's patch [F, Y, X], and where in it the eye lies open (0 or 1)."""
-    upper, lower = lids
-    middle = head.own[:, upper[[0, -1]]].mean(1)
+@dataclass(frozen=True)
+class Eye:
+    """light: brightness of a patch about the socket [F, Y, X]. mask: where in it the eye lies open (0 or 1). socket:
+    the patch's middle in the head [3]."""
+
+    light: Light
+    mask: Light
+    socket: Array
+
+
+def open_eye(frames: NDArray[np.uint8], head: Head, lids: tuple[Lids, Lids]) -> Eye:
+    """What shows of one eye; lids: one of `EYES`."""
+    return _open_eye(frames, head, lids, _socket(head, lids))
+
+
+def _open_eye(frames: NDArray[np.uint8], head: Head, lids: tuple[Lids, Lids], socket: Array) -> Eye:
     grid = np.stack([*np.meshgrid(_X, _Y), np.zeros((len(_Y), len(_X)))], axis=-1)
-    light = sample(frames, head.to_picture(middle[:, None, None] + grid))
+    light = sample(frames, head.to_picture(np.broadcast_to(socket + grid, (len(frames), *grid.shape))))
     light = np.minimum(light, np.quantile(light, GLINT, axis=(1, 2), keepdims=True))
-    rim = head.own - middle[:, None]
-    top = np.stack([np.interp(_X, points[upper, 0], points[upper, 1]) for points in rim])[:, None]
-    bottom = np.stack([np.interp(_X, points[lower, 0], points[lower, 1]) for points in rim])[:, None]
-    left, right = rim[:, upper[[0, -1]], 0].T[..., None]
-    across = (left < _X) & (right > _X)
+    upper, lower = (_on_plane(head, lid, socket) for lid in lids)
+    top = np.stack([np.interp(_X, *points.T) for points in upper])[:, None]
+    bottom = np.stack([np.interp(_X, *points.T) for points in lower])[:, None]
+    across = (upper[:, :1, 0] < _X) & (upper[:, -1:, 0] > _X)
     height = _Y[None, :, None]
-    return light, ((height > top + LID) & (height < bottom - LID) & across[:, None]).astype(np.float32)
+    mask = (height > top + LID) & (height < bottom - LID) & across[:, None]
+    return Eye(light, mask.astype(np.float32), socket)
 
 
 def sample(frames: NDArray[np.uint8], places: Array) -> Light:
@@ -156,3 +202,56 @@ def _peak(fit: Light) -> Array:
         between = (index == inside) & (bend < 0) & (np.minimum(before, after) > -255)
         place.append(moves[index] + STEP * np.where(between, 0.5 * (before - after) / np.where(between, bend, 1), 0))
     return np.where((top > SEEN)[:, None], np.stack(place, axis=-1), np.nan)
+
+
+def _fitted(eye: Eye, about: Array, ring: float) -> Array:
+    """The iris's places [F, 2] where each frame's iris fits the clip's mean iris best, from `about` [F, 2]; NaN where
+    the eye is too narrow to compare: what was found there, between lids and lashes, jumps by a fifth of a glance."""
+    known = np.isfinite(about).all(1)
+    area = eye.mask.sum((1, 2))
+    known &= area > WIDE * np.quantile(area, 0.75)
+    if known.sum() < 2:
+        return about.copy()
+    places = np.full_like(about, np.nan)
+    light, mask, start = eye.light[known], eye.mask[known], about[known]
+    light = light / np.maximum(np.quantile(light, 0.95, axis=(1, 2), keepdims=True), 10)
+    reach = int(BEYOND * ring / STEP)
+    x, y = np.meshgrid(np.arange(-reach, reach + 1), np.arange(-reach, reach + 1))
+    disc = np.hypot(x, y) <= reach
+    prior = np.diag([*[NEAR_START**-2] * 2, BRIGHTER**-2])
+    at = start.copy()
+    for _ in range(ROUNDS):
+        column = (at[:, 0, None, None] - _X[0]) / STEP + x
+        row = (at[:, 1, None, None] - _Y[0]) / STEP + y
+        seen, weights = _shifted(light, column, row), (_shifted(mask, column, row) > 0.99) & disc
+        count = weights.sum(0)
+        mean = (seen * weights).sum(0) / np.maximum(count, 1)
+        variance = (weights * (seen - mean) ** 2).sum(0) / np.maximum(count, 1)
+        trusted = weights / (1 + (seen - mean) ** 2 / (2 * (variance + NOISE**2)))
+        total = np.maximum(trusted.sum(0), 1e-6)
+        mean = (seen * trusted).sum(0) / total
+        variance = (trusted * (seen - mean) ** 2).sum(0) / total + NOISE**2
+        # Slopes are known where the mean is, next to it too.
+        common = np.pad(count > SHOWN * len(at), 1)
+        common = common[1:-1, 1:-1] & common[2:, 1:-1] & common[:-2, 1:-1] & common[1:-1, 2:] & common[1:-1, :-2]
+        slope_y, slope_x = np.gradient(mean, STEP)
+        changes = np.stack([slope_x, slope_y, np.ones_like(mean)], axis=-1).reshape(-1, 3)
+        weights = (trusted * common / (variance * SHARE)).reshape(len(at), -1)
+        gain = (weights * (mean - seen).reshape(len(at), -1)) @ changes
+        gain[:, :2] -= (at - start) / NEAR_START**2
+        normal = np.einsum("fn,ni,nj->fij", weights, changes, changes, optimize=True) + prior
+        at = at + np.linalg.solve(normal, gain[..., None])[:, :2, 0].clip(-LARGEST, LARGEST)
+    places[known] = at
+    return places
+
+
+def _shifted(patches: Light, column: Array, row: Array) -> Array:
+    """Patches [F, Y, X] between their samples, at columns and rows [F, ...]."""
+    high, wide = patches.shape[1:]
+    column, row = np.clip(column, 0, wide - 1.001), np.clip(row, 0, high - 1.001)
+    left, top = column.astype(np.intp), row.astype(np.intp)
+    right, down = column - left, row - top
+    index = (np.arange(len(patches)) * high * wide).reshape(-1, *[1] * (row.ndim - 1)) + top * wide + left
+    one, two, three, four = (patches.ravel().take(index + d) for d in (0, 1, wide, wide + 1))
+    upper, lower = one + (two - one) * right, three + (four - three) * right
+    return upper + (lower - upper) * down

@@ -1,7 +1,8 @@
 """Face landmarks to motion: a few named numbers per frame, measured so that one does not leak into another.
 
 Lips, lids, irises and brows are measured in the head's own frame (`synclora.faces.head`): what remains after the head's
-motion is expression; the motion itself is the head's pose. Irises are read from the picture as well as from the mesh.
+motion is expression; the motion itself is the head's pose, read from the picture (`synclora.faces.register`), as the
+irises are (`synclora.faces.irises`).
 Lengths are in units of the distance between the outer corners of the eyes, angles in degrees.
 
 The head's axes: x to the right in the picture, y down the face, z away from the
@@ -12,7 +13,7 @@ the head to the right, gaze_x > 0 looks to the right, gaze_y > 0 looks up. Left 
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,10 @@ from numpy.typing import NDArray
 
 from synclora.errors import SyncloraError
 from synclora.faces.graphs import LANDMARKS
-from synclora.faces.head import EYE_CORNERS, Array, Head, angles, head_frame
+from synclora.faces.head import EYE_CORNERS, Array, Head, angles, head_frame, turned
 from synclora.faces.hidden import find_hidden
 from synclora.faces.irises import EYES, find_irises, mesh_irises
+from synclora.faces.register import register
 from synclora.faces.tracker import as_images, track
 
 if TYPE_CHECKING:
@@ -179,12 +181,14 @@ def signals_from_frames(frames: NDArray[np.uint8], landmarks: Array, fps: Fracti
     head = head_frame(landmarks[found])
     seen = frames if found.all() else frames[found]
     hidden = find_hidden(seen, head)
-    irises = mesh_irises(head) if "eyes" in hidden else find_irises(seen, head)
-    return MotionSignals(_rate(fps), **_spread(_measure_head(head, irises), found)).including(hidden, {})
+    posed = register(seen, _level(head))
+    irises = mesh_irises(head) if "eyes" in hidden else find_irises(seen, posed)
+    return MotionSignals(_rate(fps), **_spread(_measure_head(head, posed, irises), found)).including(hidden, {})
 
 
 def signals_from_landmarks(landmarks: Array, fps: Fraction | float) -> MotionSignals:
-    """Read the motion signals from face landmarks alone: as `measure`, with the mesh's own irises and nothing hidden.
+    """Read the motion signals from face landmarks alone: as `measure`, with the mesh's own pose and irises, which are
+    less exact, and nothing hidden.
 
     Args:
         landmarks: [F, 478, 3] as from `track`: pixels, NaN where there is no face.
@@ -197,7 +201,7 @@ def signals_from_landmarks(landmarks: Array, fps: Fraction | float) -> MotionSig
     values: dict[str, Array] = {}
     if found.any():
         head = head_frame(landmarks[found])
-        values = _measure_head(head, mesh_irises(head))
+        values = _measure_head(head, _level(head), mesh_irises(head))
     return MotionSignals(_rate(fps), **_spread(values, found))
 
 
@@ -224,23 +228,18 @@ def find_blinks(opening: Array, depth: float = BLINK_DEPTH) -> list[Blink]:
     return blinks
 
 
-def _measure_head(head: Head, irises: Array) -> dict[str, Array]:
-    """The signals of frames that all show a face; irises as from `mesh_irises`."""
+def _measure_head(head: Head, posed: Head, irises: Array) -> dict[str, Array]:
+    """The signals of frames that all show a face: expression from `head`, pose from `posed` (as from `_level`, or
+    registered from there); irises as from `mesh_irises`."""
     own = head.own
-
-    def gap(pairs: NDArray[np.int_]) -> Array:
-        return (own[:, pairs[:, 1], 1] - own[:, pairs[:, 0], 1]).mean(1)
-
-    mouth, left, right = gap(LIPS), gap(LEFT_LIDS), gap(RIGHT_LIDS)
+    left, right = _gap(own, LEFT_LIDS), _gap(own, RIGHT_LIDS)
     opening = (right + left) / 2
-    usual = np.quantile(opening, OPEN_QUANTILE)
     gaze = irises.mean(1)
-    gaze[opening < GAZE_OPENING * usual] = np.nan
-    yaw, pitch, roll = angles(head.axes)
-    pitch -= PITCH_BY_LIPS * mouth + PITCH_BY_LIDS * (opening - usual) + PITCH_BY_YAW * abs(yaw)
-    shift = (head.middle - head.middle.mean(0)) / head.unit.mean()
+    gaze[opening < GAZE_OPENING * np.quantile(opening, OPEN_QUANTILE)] = np.nan
+    yaw, pitch, roll = angles(posed.axes)
+    shift = (posed.middle - posed.middle.mean(0)) / posed.unit.mean()
     return {
-        "mouth": mouth,
+        "mouth": _gap(own, LIPS),
         "mouth_width": np.linalg.norm(np.diff(own[:, MOUTH_CORNERS], axis=1)[:, 0], axis=-1),
         "eye_left": left,
         "eye_right": right,
@@ -248,12 +247,32 @@ def _measure_head(head: Head, irises: Array) -> dict[str, Array]:
         "gaze_y": -gaze[:, 1],
         "brows": own[:, LIDS_ENDS, 1].mean(1) - own[:, BROWS, 1].mean(1),
         "yaw": yaw,
-        "pitch": pitch,
+        "pitch": pitch - _false_pitch(head).mean(),
         "roll": roll,
         "shift_x": shift[:, 0],
         "shift_y": shift[:, 1],
-        "scale": head.unit / head.unit.mean(),
+        "scale": posed.unit / posed.unit.mean(),
     }
+
+
+def _level(head: Head) -> Head:
+    """The head without the nodding that the mesh invents: the change of `_false_pitch` from its mean."""
+    yaw, pitch, roll = angles(head.axes)
+    false = _false_pitch(head)
+    return replace(head, axes=turned(yaw, pitch - false + false.mean(), roll))
+
+
+def _false_pitch(head: Head) -> Array:
+    """What the mesh takes for pitch, in degrees [F]."""
+    opening = (_gap(head.own, LEFT_LIDS) + _gap(head.own, RIGHT_LIDS)) / 2
+    shut = opening - np.quantile(opening, OPEN_QUANTILE)
+    yaw = abs(angles(head.axes)[0])
+    return PITCH_BY_LIPS * _gap(head.own, LIPS) + PITCH_BY_LIDS * shut + PITCH_BY_YAW * yaw
+
+
+def _gap(own: Array, pairs: NDArray[np.int_]) -> Array:
+    """Mean height [F] between pairs of landmarks (upper, lower)."""
+    return (own[:, pairs[:, 1], 1] - own[:, pairs[:, 0], 1]).mean(1)
 
 
 def _found(landmarks: Array) -> NDArray[np.bool_]:

@@ -79,11 +79,11 @@ CHANNELS: dict[str, Channel] = {
     "mouth": Channel(3.0, 0.004, "mouth", "mouth"),
     "mouth_width": Channel(1.0, 0.0047, "mouth", "mouth"),
     "eyes": Channel(1.0, 0.0013, "eyes", "lids"),
-    "gaze_x": Channel(1.0, 0.0014, "eyes", "gaze"),
-    "gaze_y": Channel(0.5, 0.002, "eyes", "gaze"),
-    "yaw": Channel(1.0, 0.21, "", "head"),
-    "pitch": Channel(0.5, 0.23, "", "head"),
-    "roll": Channel(1.0, 0.11, "", "head"),
+    "gaze_x": Channel(1.0, 0.0008, "eyes", "gaze"),
+    "gaze_y": Channel(0.5, 0.0016, "eyes", "gaze"),
+    "yaw": Channel(1.0, 0.15, "", "head"),
+    "pitch": Channel(0.5, 0.17, "", "head"),
+    "roll": Channel(1.0, 0.075, "", "head"),
     "brows": Channel(0.5, 0.0022),
 }
 # Of each group: its exponent in the overall score, and k, how much too little or too much motion costs.
