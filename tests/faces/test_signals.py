@@ -209,7 +209,7 @@ def test_a_narrow_eye_tells_no_gaze(monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = np.arange(len(moves)) % 3 == 2
     for upper, lower in i.EYES:
         for lid in (upper[1:-1], lower[1:-1]):
-            head.own[np.ix_(narrow, lid, [1])] *= 0.5
+            head.own[np.ix_(np.flatnonzero(narrow), lid, np.array([1]))] *= 0.5
     found = i.find_irises(frames, head)
     assert np.isnan(found[narrow]).all() and np.isfinite(found[~narrow]).all()
     assert abs(found[~narrow] * 200 - moves[~narrow, None]).max() < 2
