@@ -2,12 +2,12 @@
 
 Lips, lids, irises and brows are measured in the head's own frame (`synclora.faces.head`): what remains after the head's
 motion is expression; the motion itself is the head's pose, read from the picture (`synclora.faces.register`), as the
-irises are (`synclora.faces.irises`).
-Lengths are in units of the distance between the outer corners of the eyes, angles in degrees.
+irises are (`synclora.faces.irises`). Lengths are in units of the distance between the outer corners of the eyes, angles
+in degrees.
 
-The head's axes: x to the right in the picture, y down the face, z away from the
-camera. The signs: yaw > 0 turns the nose towards the picture's right, pitch > 0 raises it, roll > 0 leans the top of
-the head to the right, gaze_x > 0 looks to the right, gaze_y > 0 looks up. Left and right are the picture's.
+The head's axes: x to the right in the picture, y down the face, z away from the camera. The signs: yaw > 0 turns the
+nose towards the picture's right, pitch > 0 raises it, roll > 0 leans the top of the head to the right, gaze_x > 0 looks
+to the right, gaze_y > 0 looks up. Left and right are the picture's.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ _NAMES = tuple(name for name, kind in MotionSignals.__annotations__.items() if k
 
 
 def measure(clip: Clip, *, face: int = 0, body: bool = False) -> MotionSignals:
-    """Track one face of a clip and read its motion; about 8 ms a frame on a CPU core.
+    """Track one face of a clip and read its motion; about 7 ms a frame on a CPU core.
 
     Args:
         clip: the video.
