@@ -20,6 +20,7 @@ from synclora.adapters.rules import (
     rules_of,
     sampling_for,
 )
+from synclora.backbones.base import Geometry
 from synclora.diffusion.guidance import Guidance
 from synclora.diffusion.lora_file import LoraError
 
@@ -182,3 +183,15 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch):
     assert "licence: that of LTX-2's weights" in str(caught.value)
     with pytest.raises(LoraError, match=r'`hf download a/b --include "\*\.safetensors" --local-dir adapters`'):
         locate("a/b")
+
+
+def test_a_window_other_than_the_models_is_told() -> None:
+    """Trained on 512x512x81 at 25, sampled at another size: one notice that names both; at its own size none."""
+    from synclora.editing.adapter import Adapter
+    from synclora.editing.result import adapter_notices
+
+    adapter = Adapter(Path("a.safetensors"), "joint", 1, Rules(window=Window(512, 512, 81, 25.0)))
+    own = Geometry(512, 512, 81, 25.0, 32, 8, 128)
+    assert adapter_notices(adapter, own) == [] == adapter_notices(None, own)
+    (notice,) = adapter_notices(adapter, Geometry(704, 480, 81, 25.0, 32, 8, 128))
+    assert "512x512x81@25" in str(notice) and "704x480x81@25" in str(notice)

@@ -35,7 +35,7 @@ from synclora.editing.masks import load_mask, mask_of
 from synclora.editing.parts import Parts
 from synclora.editing.pictures import Notice
 from synclora.editing.region import Region, check_strength
-from synclora.editing.result import EditResult, placement_notices, source_notices
+from synclora.editing.result import EditResult, adapter_notices, placement_notices, source_notices
 from synclora.editing.sampler import Sampler
 from synclora.editing.stages import Progress, Stages
 from synclora.editing.windows import overlap_of, run, slices, starts
@@ -286,6 +286,7 @@ def edit(
     stages.finish()
     notices = [
         *source_notices(info, parts.count, geometry),
+        *adapter_notices(editor.adapter, geometry),
         *placement_notices(info, placement),
         *notices,
         *(Notice("written", text) for text in written),

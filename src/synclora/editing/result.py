@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from synclora.adapters.rules import Window
 from synclora.backbones.base import Geometry
 from synclora.clip import Clip, ClipInfo, read_clip
+from synclora.editing.adapter import Adapter
 from synclora.editing.facecrop import Placement
 from synclora.editing.pictures import Notice
 
@@ -60,6 +62,21 @@ def source_notices(info: ClipInfo, frames: int, geometry: Geometry) -> list[Noti
         text = f"{name} is {info.width}x{info.height} px, smaller than the model's picture; it was enlarged."
         notices.append(Notice("enlarged", text))
     return notices
+
+
+def adapter_notices(adapter: Adapter | None, geometry: Geometry) -> list[Notice]:
+    """Whether the adapter was trained on another window than the backbone is set to."""
+    window = adapter.rules.window if adapter else None
+    if adapter is None or window is None:
+        return []
+    here = Window(geometry.width, geometry.height, geometry.frames, geometry.fps)
+    if window == here:
+        return []
+    text = (
+        f"{adapter.path.name} was trained on {window}, and the model is set to {here} (width, height, frames, rate). "
+        "Set them in the synclora.json of the model's folder."
+    )
+    return [Notice("window", text)]
 
 
 def placement_notices(info: ClipInfo, placement: Placement) -> list[Notice]:
