@@ -2,13 +2,15 @@
 
 The lag of best fit is the whole number of frames k, within 6, at which Pearson's r is highest, refined by a parabola
 through its neighbours. Whether it may be told depends on what is left of the edited curve there: a slow curve fits its
-exact copy at one lag only, but tells nothing under an edit that changes it. A lag is named where every rival l, which
-is any other whole lag further than `BETWEEN` from the refined one, is less likely than k by a factor of e^`SURE`:
+exact copy at one lag only, but tells nothing under an edit that changes it. A lag is named where every rival l, any
+whole lag but k, is less likely than the refined one by a factor of e^`SURE`; so it is sure to which frame it rounds:
 
-    L(l) = (1 + v) / 2 * ln((n2 + v E(l)) / (n2 + v E(k))) >= SURE
+    L(l) = (1 + v) / 2 * ln((n2 + v E(l)) / (n2 + v E)) >= SURE
 
     E(l)   mean square of e(t + l) - g s(t) about its mean, over the frames that both clips show; s the source, e the
            edited clip, g the gain of least squares at lag k
+    E      that at the refined lag, by the parabola through E(k - 1), E(k), E(k + 1): half a frame late, two whole lags
+           fit alike, and worse
     v      (N - 3) / c: the effective number of frames; N the fewer of those compared at k and at l, less gain, offset
            and lag, which are fitted
     c      the larger of 1 and (n2 + sum_j Rw(j) Rd(j) / Rd(0)) / (n2 + Rw(0)): how much more a residual w of this
@@ -35,7 +37,6 @@ MIN_FRAMES = 5  # that both clips show, for r to mean anything
 FITTED = 3  # gain, offset and lag
 MIN_OVERLAP = 2 / 3  # of the frames, at any lag
 SURE = 6.0  # log of the odds; e^6 = 400
-BETWEEN = 0.6  # frames; a lag of half a frame lies between two whole ones that fit alike
 WINDOW, HOP = 33, 11  # frames, of the windows that a drift is read from
 MIN_R = 0.3  # below it nothing in the two curves fits, and no lag is named
 MIN_DRIFT = 1.0  # frames between the first window and the last
@@ -95,8 +96,7 @@ def why_no_lag(source: Array, edited: Array, lag: float, noise: float) -> str:
     noise: deviation of the tracker's noise, in the curves' unit.
     """
     best, reach = round(lag), _reach(len(source))
-    lags = {*range(-reach, reach + 1), best - 1, best + 1} - {best}
-    rivals = sorted(at for at in lags if abs(at - lag) > BETWEEN)
+    rivals = [best - 1, best + 1, *(at for at in range(-reach, reach + 1) if abs(at - best) > 1)]
     if _odds(source, edited, best, rivals, noise)[1] >= SURE:
         return ""
     rival, odds = _odds(source, _delayed(source, [best])[0], best, rivals, noise)  # of an exact copy
@@ -113,7 +113,10 @@ def _reach(frames: int) -> int:
 
 
 def _odds(source: Array, edited: Array, best: int, rivals: list[int], noise: float) -> tuple[int, float]:
-    """The rival that comes nearest to the best lag, and the module's L there; infinite where none can be compared."""
+    """The rival that comes nearest to the best lag, and the module's L there; infinite where none can be compared.
+
+    rivals: the best lag's neighbours, and then others.
+    """
     delayed = _delayed(source, [best, *rivals])
     known = np.isfinite(delayed) & np.isfinite(edited)
     count = known.sum(axis=1)
@@ -127,10 +130,17 @@ def _odds(source: Array, edited: Array, best: int, rivals: list[int], noise: flo
     expected = (1 + gain**2) * noise**2
     colour = (expected + _along(left, apart)) / (expected + (left**2).sum(axis=1))
     frames = np.maximum(np.minimum(count, count[0]) - FITTED, 0) / np.maximum(colour, 1)
-    odds = (1 + frames) / 2 * np.log((expected + frames * error) / (expected + frames * error[0]))
+    least = _bottom(error[1], error[0], error[2]) if (count[:3] >= MIN_FRAMES).all() else error[0]
+    odds = (1 + frames) / 2 * np.log((expected + frames * error) / (expected + frames * least))
     odds[count < MIN_FRAMES] = np.inf
     nearest = 1 + int(odds[1:].argmin())
     return rivals[nearest - 1], float(odds[nearest])
+
+
+def _bottom(before: float, at: float, after: float) -> float:
+    """The least value of the parabola through three errors, the middle one the least; not below 0."""
+    bend = before - 2 * at + after
+    return max(0.0, at - (before - after) ** 2 / (8 * bend)) if bend > 0 else at
 
 
 def _delayed(curve: Array, lags: list[int]) -> Array:
