@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,9 +16,9 @@ from synclora.backbones.ltx_video import LTXVideoBackbone
 from synclora.clip import to_model
 from synclora.diffusion.flow import shift_mu
 from synclora.diffusion.lora import add_lora
-from synclora.diffusion.sequence import FirstFrame, Reference, build
+from synclora.diffusion.sequence import Anchor, Continuation, FirstFrame, Reference, build, patchify
 from synclora.training.latents import LatentCache, pad_texts
-from synclora.training.objective import Batch, Draws, load_batch, precision_context, velocity_loss
+from synclora.training.objective import Batch, Draws, Later, load_batch, precision_context, step_loss, velocity_loss
 
 
 def make_batch(count: int = 4, seed: int = 0) -> Batch:
@@ -37,6 +38,51 @@ def test_training_shows_the_sequence_editing_builds(backbone: LTXVideoBackbone) 
     for name in ("positions", "clean", "target", "reference"):
         assert torch.equal(getattr(trained, name), getattr(edited, name)), name
     torch.testing.assert_close(trained.tokens[trained.clean], edited.tokens[edited.clean], rtol=1e-4, atol=1e-4)
+
+
+def test_later_windows_are_what_editing_shows_them() -> None:
+    """Of a clip of 6 latent frames, from frame 2 on with 1 made: tokens, positions and masks are those of an edit with
+    Continuation, Anchor and Reference; the faults lie on what is made, and the loss on the 3 frames after it."""
+    generator = torch.Generator().manual_seed(0)
+    source, target = torch.randn(2, 2, 8, 6, 2, 2, generator=generator)
+    batch, seen = Batch(source, target, pad_texts([torch.zeros(1, 16)] * 2)), {}
+
+    def velocity(sequence: Any, sigma: Any, text: Any, *, attention: str) -> torch.Tensor:
+        seen["sequence"] = sequence
+        return torch.zeros_like(sequence.tokens[:, :16])
+
+    geometry = SimpleNamespace(fps=25.0, spatial=32, temporal=8)
+    fake = cast(Backbone, SimpleNamespace(geometry=geometry, velocity=velocity))
+    draws = Draws.of_step(0, 0, 2, 24, 8, 0.0)
+    draws = replace(draws, later=Later(start=2, known=1))
+    loss = step_loss(fake, batch, draws, "self")
+
+    noise = draws.noise[:, -16:]
+    faults = draws.noise[:, :4] * draws.fault[:, None, None]
+    made = patchify(target[:, :, 2:3]) + faults
+    context = Continuation(made.transpose(1, 2).unflatten(2, (1, 2, 2)))
+    anchor = Anchor(target[:, :, :1], source[:, :, :1], frames_before=8)
+    edited = build(torch.zeros_like(target[:, :, 2:]), 25.0, [Reference(source[:, :, 2:]), context, anchor])
+    for name in ("positions", "clean", "target", "reference"):
+        assert torch.equal(getattr(seen["sequence"], name), getattr(edited, name)), name
+    torch.testing.assert_close(seen["sequence"].tokens[edited.clean], edited.tokens[edited.clean])
+    x0 = patchify(target[:, :, 2:])
+    torch.testing.assert_close(loss, (noise - x0)[:, 4:].square().mean())
+    assert 0 < faults.abs().max() < 1 and (draws.fault <= 0.2).all()
+
+
+def test_later_windows_are_drawn_as_often_as_asked() -> None:
+    """A share of 0.3 gives 0.3 of the steps within 4 standard errors; every window keeps half of the clip or more,
+    with a latent frame at least to be made; clips of 3 latent frames have none, and a share of 0 changes no draw."""
+    drawn = [Draws.of_step(0, step, 1, 1, 1, 0.0, 0.3, 9).later for step in range(600)]
+    later = [window for window in drawn if window is not None]
+    assert abs(len(later) / 600 - 0.3) < 4 * (0.3 * 0.7 / 600) ** 0.5
+    assert {window.start for window in later} == {1, 2, 3, 4} and {window.known for window in later} == {1, 2, 3}
+    short = [Later.draw(4, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert all(window.start + window.known < 4 for window in short)
+    assert all(Draws.of_step(0, step, 1, 1, 1, 0.0, 1.0, 3).later is None for step in range(20))
+    none, some = Draws.of_step(0, 5, 2, 4, 3, 0.5), Draws.of_step(0, 5, 2, 4, 3, 0.5, 1.0, 9)
+    assert torch.equal(none.sigma, some.sigma) and torch.equal(none.noise, some.noise)
 
 
 def test_loss_is_the_mean_over_noised_tokens() -> None:

@@ -3,10 +3,16 @@
     given: the source clip (reference) and frame 0 of the target (clean)      learn: the rest of the target
 
 The target's own latent frame 0 stands for the encoded edited image: the VAE is causal, so both are the same numbers.
+
+A share of the steps may be of later windows of a long clip (`Later`), as `synclora.editing.sampler` makes them:
+
+    given: the source from latent frame s on, the target's frames s to s + known - 1, with faults as made frames have
+           them, and frame 0 of both just before the window      learn: the rest of the target
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -15,9 +21,37 @@ from torch import Tensor
 
 from synclora.backbones.base import Attention, Backbone, Text
 from synclora.diffusion.flow import add_noise, masked_mse, sample_sigmas, velocity_target
-from synclora.diffusion.sequence import FirstFrame, Reference, Sequence, build
+from synclora.diffusion.sequence import (
+    Anchor,
+    Condition,
+    Continuation,
+    FirstFrame,
+    Reference,
+    Sequence,
+    build,
+    unpatchify,
+)
 from synclora.training.latents import LatentCache, pad_texts
 from synclora.training.state import step_generator
+
+LEAST_FRAMES = 4  # latent frames of a clip from which later windows can be cut
+MOST_KNOWN = 3  # latent frames of a later window that are made already
+FAULT = 0.2  # greatest deviation of the faults in them; latents have a deviation of about 1
+
+
+@dataclass(frozen=True)
+class Later:
+    """A later window: from latent frame `start` on, its first `known` latent frames made already."""
+
+    start: int
+    known: int
+
+    @classmethod
+    def draw(cls, frames: int, generator: torch.Generator) -> Later:
+        """One of a clip of so many latent frames, at least `LEAST_FRAMES`, of which it keeps half or more."""
+        start = int(torch.randint(1, frames // 2 + 1, (), generator=generator))
+        known = int(torch.randint(1, min(MOST_KNOWN, frames - start - 1) + 1, (), generator=generator))
+        return cls(start, known)
 
 
 @dataclass(frozen=True)
@@ -28,11 +62,24 @@ class Batch:
     target: Tensor
     text: Text
 
-    def sequence(self, backbone: Backbone) -> Sequence:
-        """The clean sequence of these pairs, as an edit would have it."""
-        conditions = [FirstFrame(self.target[:, :, :1]), Reference(self.source)]
-        geometry = backbone.geometry
-        return build(self.target, geometry.fps, conditions, spatial=geometry.spatial, temporal=geometry.temporal)
+    def sequence(self, backbone: Backbone, later: Later | None = None, faults: Tensor | None = None) -> Sequence:
+        """The clean sequence of these pairs, as an edit would have it.
+
+        Args:
+            backbone: its geometry is used.
+            later: the window to cut from the pairs; None for the clip's first.
+            faults: [B, C, known, h, w], added to the frames that are made already.
+        """
+        geometry, target, conditions = backbone.geometry, self.target, self._conditions()
+        if later is not None:
+            target = target[:, :, later.start :]
+            known = target[:, :, : later.known] + (0 if faults is None else faults)
+            anchor = Anchor(self.target[:, :, :1], self.source[:, :, :1], geometry.temporal)
+            conditions = [Reference(self.source[:, :, later.start :]), Continuation(known), anchor]
+        return build(target, geometry.fps, conditions, spatial=geometry.spatial, temporal=geometry.temporal)
+
+    def _conditions(self) -> list[Condition]:
+        return [Reference(self.source), FirstFrame(self.target[:, :, :1])]
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
@@ -41,24 +88,50 @@ class Batch:
 
 @dataclass(frozen=True)
 class Draws:
-    """A step's random numbers for B pairs: sigma [B] in (0, 1), noise [B, target tokens, C], no_prompt [B] bool."""
+    """A step's random numbers for B pairs: sigma [B] in (0, 1), noise [B, target tokens, C], no_prompt [B] bool,
+    fault [B] the deviation of the faults in what is made already; and the later window they are of, if any."""
 
     sigma: Tensor
     noise: Tensor
     no_prompt: Tensor
+    fault: Tensor
+    later: Later | None = None
 
     @classmethod
-    def of_step(cls, seed: int, step: int, pairs: int, tokens: int, channels: int, caption_dropout: float) -> Draws:
-        """Drawn on the CPU from (seed, step) alone, for all forward passes of the step at once."""
+    def of_step(
+        cls,
+        seed: int,
+        step: int,
+        pairs: int,
+        tokens: int,
+        channels: int,
+        caption_dropout: float,
+        later_share: float = 0.0,
+        latent_frames: int = 1,
+    ) -> Draws:
+        """Drawn on the CPU from (seed, step) alone, for all forward passes of the step at once.
+
+        Args:
+            tokens: of the target.
+            later_share: probability that the step is of a later window; clips too short to cut one from have none.
+            latent_frames: of the target.
+        """
         generator = step_generator(seed, step, "noise")
-        return cls(
-            sample_sigmas(pairs, tokens, generator),
-            torch.randn(pairs, tokens, channels, generator=generator),
-            torch.rand(pairs, generator=generator) < caption_dropout,
-        )
+        sigma = sample_sigmas(pairs, tokens, generator)
+        noise = torch.randn(pairs, tokens, channels, generator=generator)
+        no_prompt = torch.rand(pairs, generator=generator) < caption_dropout
+        fault = FAULT * torch.rand(pairs, generator=generator)
+        is_later = torch.rand((), generator=generator).item() < later_share and latent_frames >= LEAST_FRAMES
+        return cls(sigma, noise, no_prompt, fault, Later.draw(latent_frames, generator) if is_later else None)
 
     def __getitem__(self, part: slice) -> Draws:
-        return Draws(self.sigma[part], self.noise[part], self.no_prompt[part])
+        return Draws(self.sigma[part], self.noise[part], self.no_prompt[part], self.fault[part], self.later)
+
+    def to(self, device: torch.device) -> Draws:
+        """The draws on another device."""
+        return Draws(
+            self.sigma.to(device), self.noise.to(device), self.no_prompt.to(device), self.fault.to(device), self.later
+        )
 
 
 def load_batch(cache: LatentCache, pairs: list[int], empty: Tensor, no_prompt: Tensor | None = None) -> Batch:
@@ -70,11 +143,28 @@ def load_batch(cache: LatentCache, pairs: list[int], empty: Tensor, no_prompt: T
     return Batch(cache.latents(list(sources)), cache.latents(list(targets)), pad_texts(texts))
 
 
+def step_loss(backbone: Backbone, batch: Batch, draws: Draws, attention: Attention) -> Tensor:
+    """`velocity_loss` of what a training step has drawn: the clip's first window, or a later one."""
+    if draws.later is None:
+        return velocity_loss(backbone, batch, draws.sigma, draws.noise, attention)
+    rows, columns = batch.target.shape[-2:]
+    grid = (draws.later.known, rows, columns)
+    unused = draws.noise[:, : math.prod(grid)]  # of tokens before the window
+    faults = unpatchify(unused * draws.fault.view(-1, 1, 1), grid)
+    clean = batch.sequence(backbone, draws.later, faults)
+    return _loss(backbone, clean, batch.text, draws.sigma, draws.noise[:, -clean.num_target :], attention)
+
+
 def velocity_loss(backbone: Backbone, batch: Batch, sigma: Tensor, noise: Tensor, attention: Attention) -> Tensor:
-    """Mean squared error of the velocity at `sigma` [B] over the tokens that were noised."""
-    clean = batch.sequence(backbone)
+    """Mean squared error of the velocity at `sigma` [B] over the tokens that were noised, [B, tokens, C] of `noise`."""
+    return _loss(backbone, batch.sequence(backbone), batch.text, sigma, noise, attention)
+
+
+def _loss(
+    backbone: Backbone, clean: Sequence, text: Text, sigma: Tensor, noise: Tensor, attention: Attention
+) -> Tensor:
     noisy = add_noise(clean, noise, sigma)
-    predicted = backbone.velocity(noisy, sigma, batch.text, attention=attention)
+    predicted = backbone.velocity(noisy, sigma, text, attention=attention)
     return masked_mse(predicted, velocity_target(clean, noise), clean.noisy)
 
 
