@@ -18,18 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from trial import table, trial
 
 from synclora.atomic import write_json, write_text
-from synclora.bench.suite import run_procedural
 from synclora.pairs.curate import curate
 from synclora.pairs.generate import generate_store
 from synclora.pairs.jobs import executor as make_executor
 from synclora.pairs.store import PairRow, PairStore
 from synclora.sync.gate import load_thresholds
-from synclora.training.config import parse_config
-from synclora.training.trainer import train
-
-COLUMNS = ("overall", "mouth", "eyes", "gaze_x", "yaw", "pitch", "roll")
 
 
 def subset(pool: PairStore, rows: list[PairRow], folder: Path) -> PairStore:
@@ -44,24 +40,6 @@ def subset(pool: PairStore, rows: list[PairRow], folder: Path) -> PairStore:
                     os.link(pool.root / relative, link)
         store.append([replace(row, verdict="unjudged", reason="") for row in rows])
     return store
-
-
-def table(results: dict[str, dict[str, Any]], pairs: dict[str, int], clean: dict[str, float]) -> str:
-    """The results as Markdown."""
-    lines = [
-        "| trained on | pairs | of them clean | PSNR | " + " | ".join(COLUMNS) + " | blink F1 |",
-        "|---|" + "---|" * (len(COLUMNS) + 4),
-    ]
-    for name, result in results.items():
-        cells = []
-        for column in COLUMNS:
-            value, interval = result["sync"][column], result["sync_ci"][column]
-            cells.append("-" if value is None else f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]")
-        low, high = result["psnr_ci"]
-        psnr = f"{result['psnr']:.2f} [{low:.2f}, {high:.2f}]"
-        blink = "-" if result["blink_f1"] is None else f"{result['blink_f1']:.2f}"
-        lines.append(f"| {name} | {pairs[name]} | {clean[name]:.0%} | {psnr} | {' | '.join(cells)} | {blink} |")
-    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -90,34 +68,22 @@ def main() -> None:
     for name, part in chosen.items():
         folder = out / name.replace(" ", "_")
         store = subset(pool, part, folder / "pairs")
-        config = {
-            "backbone": arguments.backbone,
-            "output": str(folder / "lora"),
-            "data": {"pairs": str(store.root), "frames": arguments.frames, "cache": str(out / "cache")},
-            "rank": 48,
-            "steps": arguments.steps,
-            "batch": arguments.batch,
-            "lr": 2e-3,
-            "warmup": 40,
-            "caption_dropout": 0.5,
-            "samples": 0,
-            "validate_every": arguments.steps,
-            "threads": arguments.threads,
-        }
-        adapter = train(parse_config(config), console=console)
-        measured = run_procedural(
-            arguments.count,
-            folder / "bench",
-            backbone=arguments.backbone,
-            lora=str(adapter),
+        results[name] = trial(
+            folder,
+            arguments.backbone,
+            {"pairs": str(store.root), "frames": arguments.frames, "cache": str(out / "cache")},
+            steps=arguments.steps,
+            batch=arguments.batch,
+            count=arguments.count,
             frames=arguments.frames,
-            methods=("synclora",),
+            threads=arguments.threads,
+            console=console,
         )
-        results[name] = measured["methods"]["synclora"]
     pairs = {name: len(part) for name, part in chosen.items()}
     clean = {name: sum('"none"' in (row.defect or "") for row in part) / len(part) for name, part in chosen.items()}
+    told = {name: {"pairs": pairs[name], "of them clean": f"{clean[name]:.0%}"} for name in chosen}
     write_json(out / "filter.json", {"pairs": pairs, "clean": clean, "methods": results})
-    write_text(out / "filter.md", table(results, pairs, clean))
+    write_text(out / "filter.md", table(results, told))
     print((out / "filter.md").read_text(encoding="utf-8"))
 
 

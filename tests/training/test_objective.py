@@ -14,7 +14,7 @@ import torch
 from synclora.backbones.base import Backbone
 from synclora.backbones.ltx_video import LTXVideoBackbone
 from synclora.clip import to_model
-from synclora.diffusion.flow import shift_mu
+from synclora.diffusion.flow import shift_mu, sigma_schedule
 from synclora.diffusion.lora import add_lora
 from synclora.diffusion.sequence import Anchor, Continuation, FirstFrame, Reference, build, patchify
 from synclora.training.latents import LatentCache, pad_texts
@@ -83,6 +83,15 @@ def test_later_windows_are_drawn_as_often_as_asked() -> None:
     assert all(Draws.of_step(0, step, 1, 1, 1, 0.0, 1.0, 3).later is None for step in range(20))
     none, some = Draws.of_step(0, 5, 2, 4, 3, 0.5), Draws.of_step(0, 5, 2, 4, 3, 0.5, 1.0, 9)
     assert torch.equal(none.sigma, some.sigma) and torch.equal(none.noise, some.noise)
+
+
+def test_noise_levels_can_be_those_that_sampling_visits() -> None:
+    """With `sampling_steps` 3 the levels drawn are the three of the editor's schedule, each in about a third of draws."""
+    visited = sigma_schedule(3, 50)[:-1]
+    sigma = Draws.of_step(0, 0, 900, 50, 1, 0.0, sampling_steps=3).sigma
+    assert visited[0] == 1 and torch.isin(sigma, visited).all()
+    for level in visited:
+        assert abs((sigma == level).float().mean() - 1 / 3) < 0.06
 
 
 def test_loss_is_the_mean_over_noised_tokens() -> None:

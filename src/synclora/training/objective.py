@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from synclora.backbones.base import Attention, Backbone, Text
-from synclora.diffusion.flow import add_noise, masked_mse, sample_sigmas, velocity_target
+from synclora.diffusion.flow import add_noise, masked_mse, sample_sigmas, sigma_schedule, velocity_target
 from synclora.diffusion.sequence import (
     Anchor,
     Condition,
@@ -108,6 +108,7 @@ class Draws:
         caption_dropout: float,
         later_share: float = 0.0,
         latent_frames: int = 1,
+        sampling_steps: int | None = None,
     ) -> Draws:
         """Drawn on the CPU from (seed, step) alone, for all forward passes of the step at once.
 
@@ -115,9 +116,14 @@ class Draws:
             tokens: of the target.
             later_share: probability that the step is of a later window; clips too short to cut one from have none.
             latent_frames: of the target.
+            sampling_steps: draw the noise levels that editing in so many steps visits, each as often, and no others.
         """
         generator = step_generator(seed, step, "noise")
-        sigma = sample_sigmas(pairs, tokens, generator)
+        if sampling_steps is None:
+            sigma = sample_sigmas(pairs, tokens, generator)
+        else:
+            visited = sigma_schedule(sampling_steps, tokens)[:-1]
+            sigma = visited[torch.randint(sampling_steps, (pairs,), generator=generator)]
         noise = torch.randn(pairs, tokens, channels, generator=generator)
         no_prompt = torch.rand(pairs, generator=generator) < caption_dropout
         fault = FAULT * torch.rand(pairs, generator=generator)
