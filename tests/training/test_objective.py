@@ -86,7 +86,7 @@ def test_later_windows_are_drawn_as_often_as_asked() -> None:
 
 
 def test_noise_levels_can_be_those_that_sampling_visits() -> None:
-    """With `sampling_steps` 3 the levels drawn are the three of the editor's schedule, each in about a third of draws."""
+    """With 3 sampling steps the levels drawn are the three of the editor's schedule, each a third of the time."""
     visited = sigma_schedule(3, 50)[:-1]
     sigma = Draws.of_step(0, 0, 900, 50, 1, 0.0, sampling_steps=3).sigma
     assert visited[0] == 1 and torch.isin(sigma, visited).all()
