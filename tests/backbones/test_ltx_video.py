@@ -80,7 +80,7 @@ def test_timestep_conditioned_decoder():
     assert torch.equal(backbone.decode(latents), backbone.decode(latents))
     given, timestep = seen[0]
     assert timestep.tolist() == [pytest.approx(DECODE_TIMESTEP)] * 2 == [pytest.approx(0.05)] * 2
-    mean, std = backbone._latent_statistics()
+    mean, std = backbone.latent_statistics()
     noise = (given - 0.975 * (latents * std + mean)) / DECODE_NOISE_SCALE
     assert DECODE_NOISE_SCALE == 0.025 and noise.std().item() == pytest.approx(1, abs=0.15)
 

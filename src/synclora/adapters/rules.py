@@ -29,10 +29,12 @@ class Sampling:
     steps: int
     guidance: Guidance
     sigmas: tuple[float, ...] | None = None  # steps + 1, the last 0; None: the usual schedule
+    refine: tuple[float, ...] | None = None  # those of a second stage, at twice the size; None: the usual ones
 
 
 SAMPLINGS = {
-    "distilled": Sampling(len(DISTILLED_SIGMAS) - 1, Guidance(), DISTILLED_SIGMAS),
+    # The second stage's levels are the last three of the first's, as Lightricks and diffusers publish them.
+    "distilled": Sampling(len(DISTILLED_SIGMAS) - 1, Guidance(), DISTILLED_SIGMAS, DISTILLED_SIGMAS[5:]),
     "dev": Sampling(30, DEV),
 }
 
@@ -58,6 +60,7 @@ class Rules:
     downscale: int = 1  # the reference is so many times smaller than the target, each way
     prompt: str | None = None  # the exact prompt it was trained with
     window: Window | None = None
+    steps: int | None = None  # denoising steps it was trained for, without guidance
     sampling: tuple[str, ...] = ()  # names of SAMPLINGS that suit it: which, is the base's matter
     base: str | None = None  # a name of synclora.adapters.bases.BASES
     adapter: str | None = None  # hub id, of an adapter that is known
@@ -118,6 +121,7 @@ def rules_of(path: Path | str, header: Mapping[str, str], repo: str | None = Non
         downscale=_downscale(path, header) or rules.downscale,
         prompt=_prompt(header) or rules.prompt,
         window=_window(path, header) or rules.window,
+        steps=_factor(path, header, "sampling_steps") or rules.steps,
         sampling=_sampling(path, header) or rules.sampling,
     )
 
@@ -140,6 +144,8 @@ def prompt_for(path: Path | str, rules: Rules, prompt: str) -> str:
 
 def sampling_for(rules: Rules, *, distilled: bool) -> Sampling | None:
     """How to sample on a base that is distilled or is not; None where the adapter leaves it to the backbone."""
+    if rules.steps is not None:
+        return Sampling(rules.steps, Guidance())
     name = "distilled" if distilled else "dev"
     return SAMPLINGS[name] if name in rules.sampling else None
 
@@ -162,6 +168,7 @@ def rules_header(rules: Rules) -> dict[str, str]:
         "reference_temporal_scale_factor": "1",
         "trigger_prompt": rules.prompt,
         "window": str(rules.window) if rules.window else None,
+        "sampling_steps": str(rules.steps) if rules.steps else None,
         "sampling": ",".join(rules.sampling),
         "base_model": rules.base,
     }

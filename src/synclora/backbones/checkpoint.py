@@ -9,7 +9,7 @@ Only safetensors weights are read. Everything that is missing, damaged or not fi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -76,10 +76,10 @@ def read_settings(where: str | Path, default: Settings = Settings()) -> Settings
     Raises:
         SyncloraError: not JSON, an unknown name, or a value that is not a positive number.
     """
-    path = _file(where, SETTINGS_NAME)
+    path = find_file(where, SETTINGS_NAME)
     if path is None:
         return default
-    content = _read_json(path, "Correct it, or delete it for defaults.")
+    content = read_json(path, "Correct it, or delete it for defaults.")
     known = {field.name: type(field.default) for field in fields(Settings)}
     for name, value in content.items() if isinstance(content, dict) else [("content", content)]:
         allowed = (int, float) if known.get(name) is float else int
@@ -97,8 +97,8 @@ def read_index(where: str | Path) -> dict[str, Any]:
     Raises:
         SyncloraError: not a JSON object.
     """
-    path = _file(where, INDEX_NAME)
-    content = {} if path is None else _read_json(path, "Fetch the model again.")
+    path = find_file(where, INDEX_NAME)
+    content = {} if path is None else read_json(path, "Fetch the model again.")
     if not isinstance(content, dict):
         raise SyncloraError(f"{path}: not a JSON object. Fetch the model again.")
     return content
@@ -120,7 +120,7 @@ def load_module(
         SyncloraError: missing or damaged files, missing tensors, or values that are not finite.
     """
     if single_file is not None and single_file.holds(part):
-        return load_trimmed(kind, where, part, _whole, single_file=single_file, **options)
+        return fill_from(skeleton(kind, where, part), where, part, single_file=single_file, **options)
     loader: Any = kind
     module, report = load_part(
         where,
@@ -131,37 +131,58 @@ def load_module(
     return module.eval().requires_grad_(False)
 
 
-def load_trimmed(
-    kind: type[Module],
+def fill_from(
+    module: Module,
     where: str | Path,
     part: str,
-    trim: Callable[[Module], None],
-    *,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
+    *,
     single_file: SingleFile | None = None,
 ) -> Module:
-    """`load_module` for a network that is used in part: only the weights left after `trim` are read, file by file.
+    """A `skeleton` with the weights of a subfolder, or of `single_file` if it holds this part; see `fill`."""
+    if single_file is not None and single_file.holds(part):
+        return fill(module, [(single_file.path, single_file.names(part))], str(single_file.path), dtype, device)
+    return fill(module, [(path, None) for path in weight_files(where, part)], f"{where}/{part}", dtype, device)
 
-    Args:
-        kind: a diffusers class.
-        where, part, single_file: as for `load_module`; the configuration is always the subfolder's.
-        trim: takes the unused modules out, before anything is read.
-        dtype, device: of the weights; a file is in memory once, whatever the device.
+
+def skeleton(kind: type[Module], where: str | Path, part: str, trim: Callable[[Module], None] | None = None) -> Module:
+    """A network of a subfolder's configuration without weights (on the device "meta"), for `fill`.
 
     Raises:
-        SyncloraError: as `load_module`.
+        SyncloraError: no such subfolder, or a damaged configuration.
     """
     loader: Any = kind
     config = load_part(where, part, partial(loader.load_config, where))
     with init_empty_weights(include_buffers=False):
         module = loader.from_config(config)
-    trim(module)
+    if trim is not None:
+        trim(module)
+    return module
+
+
+def fill(
+    module: Module,
+    files: Iterable[tuple[Path, Mapping[str, str] | None]],
+    where: str,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> Module:
+    """A `skeleton` with its weights read: complete, finite, frozen and in evaluation mode.
+
+    A tensor at a time, so that the host never holds more than the weights and one tensor; on the CPU and in the file's
+    own dtype they are views into the file and no copy of it.
+
+    Args:
+        module: without weights.
+        files: safetensors files, each with the names of the module's tensors and theirs in the file (None: the same).
+        where: named in errors.
+        dtype, device: of the weights.
+
+    Raises:
+        SyncloraError: missing or damaged files, missing tensors, or values that are not finite.
+    """
     missing = set(module.state_dict())
-    if single_file is not None and single_file.holds(part):
-        from_where, files = str(single_file.path), [(single_file.path, single_file.names(part))]
-    else:
-        from_where, files = f"{where}/{part}", [(path, None) for path in _weight_files(where, part)]
     for path, names in files:
         try:
             with safe_open(path, framework="pt") as file:
@@ -171,10 +192,10 @@ def load_trimmed(
             missing -= state.keys()
         except _LOAD_ERRORS as error:
             raise SyncloraError(
-                f"{path}: cannot be loaded ({_first_line(error)}). It is damaged, or does not belong to the config.json"
-                f" of {where}/{part}; fetch it again."
+                f"{path}: cannot be loaded ({_first_line(error)}). It is damaged, or does not belong to the"
+                " configuration it is read for; fetch it again."
             ) from error
-    _require_complete(module, missing, from_where)
+    _require_complete(module, missing, where)
     return module.eval().requires_grad_(False)
 
 
@@ -202,10 +223,6 @@ def load_part(where: str | Path, part: str, from_pretrained: Callable[..., T]) -
             logging.enable_progress_bar()
 
 
-def _whole(module: nn.Module) -> None:
-    """Nothing to trim."""
-
-
 def _require_complete(module: nn.Module, missing: Iterable[str], where: str) -> None:
     if absent := sorted(missing):
         raise SyncloraError(
@@ -220,7 +237,7 @@ def _require_complete(module: nn.Module, missing: Iterable[str], where: str) -> 
             )
 
 
-def _weight_files(where: str | Path, part: str) -> list[Path]:
+def weight_files(where: str | Path, part: str) -> list[Path]:
     """The safetensors files of a subfolder, fetched first where `where` is a hub id."""
     folder = Path(where)
     if not is_folder(where):
@@ -235,8 +252,8 @@ def _fetch(where: str | Path, subfolder: str, local_files_only: bool) -> str:
     return snapshot_download(str(where), allow_patterns=f"{subfolder}/*", local_files_only=local_files_only)
 
 
-def _file(where: str | Path, name: str) -> Path | None:
-    """A file at the model's top, fetched where `where` is a hub id; None where the model has none."""
+def find_file(where: str | Path, name: str) -> Path | None:
+    """A file of the model, fetched where `where` is a hub id; None where the model has none."""
     if is_folder(where):
         path = Path(where) / name
         return path if path.exists() else None
@@ -250,7 +267,12 @@ def _file(where: str | Path, name: str) -> Path | None:
         raise SyncloraError(f"{where}: {_unreachable(error)}") from error
 
 
-def _read_json(path: Path, way_out: str) -> Any:
+def read_json(path: Path, way_out: str) -> Any:
+    """A JSON file's content.
+
+    Raises:
+        SyncloraError: it is not readable; `way_out` ends the message.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

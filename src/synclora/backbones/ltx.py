@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from synclora.backbones.base import Attention, Geometry, Rescale, Text
+from synclora.backbones.memory import Turns, host_is_short
 from synclora.diffusion.attention import KeyValueCache
 from synclora.diffusion.lora import fingerprint
 from synclora.diffusion.sequence import Sequence
@@ -19,6 +20,12 @@ from synclora.errors import SyncloraError
 DECODE_TIMESTEP = 0.05
 DECODE_NOISE_SCALE = 0.025
 
+# Videos of more pixels in all are encoded and decoded in tiles that overlap and are blended: 81 frames of 1024 x 768
+# are still taken whole. Tiles as large as that, and three times diffusers' overlap: what a decoder sees beyond a tile's
+# edge differs, and 192 pixels leave a third of the error that 64 do (tests/backbones/test_memory.py).
+TILED_ABOVE = 64_000_000
+TILE, TILE_STRIDE = 768, 576
+
 
 class LTXBackbone:
     """A `Backbone` over diffusers' modules, but for text and the network's own forward.
@@ -28,14 +35,19 @@ class LTXBackbone:
 
     rescale_on: Rescale
     noised_latents_are_normalised: bool  # those a timestep-conditioned decoder is handed
+    upsampled_keep_statistics: bool  # whether an upsampler's latents are brought back to the spread of those before
 
     def __init__(self, transformer: Any, vae: Any, *, geometry: Geometry, prompt_tokens: int, name: str) -> None:
         self.transformer, self.vae = transformer, vae
         self.geometry, self.prompt_tokens, self.name = geometry, prompt_tokens, name
+        self.text_encoder: Any = None
+        self.turns: Turns | None = None  # where the device is too small for all parts
+        self.load_text_encoder: Callable[[], nn.Module] | None = None  # anew, where it may be let go
+        self.distilled: bool | None = None  # None: nothing tells
 
     @property
     def device(self) -> torch.device:
-        return self.transformer.scale_shift_table.device
+        return self.turns.device if self.turns else self.transformer.scale_shift_table.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -44,14 +56,19 @@ class LTXBackbone:
     @torch.no_grad()
     def encode(self, video_B3FHW: Tensor) -> Tensor:
         """Video in [-1, 1] as latents of unit scale: the posterior's mode, normalised by the VAE's mean and std."""
+        self._tile(video_B3FHW.shape[2:].numel())
+        self.bring(self.vae)
         latents = self.vae.encode(video_B3FHW.to(self.device, self.vae.dtype), return_dict=False)[0].mode()
-        mean, std = self._latent_statistics()
+        mean, std = self.latent_statistics()
         return (latents.float() - mean) / std
 
     @torch.no_grad()
     def decode(self, latents_BCfhw: Tensor) -> Tensor:
         """The inverse of `encode`, clamped to [-1, 1]."""
-        mean, std = self._latent_statistics()
+        frames, rows, columns = latents_BCfhw.shape[2:]
+        self._tile(((frames - 1) * self.geometry.temporal + 1) * rows * columns * self.geometry.spatial**2)
+        self.bring(self.vae)
+        mean, std = self.latent_statistics()
         latents, timestep = latents_BCfhw.to(self.device).float(), None
         if not self.vae.config["timestep_conditioning"]:
             latents = latents * std + mean
@@ -75,6 +92,7 @@ class LTXBackbone:
         whole: bool = False,
     ) -> Tensor:
         """The predicted velocity, `[B, n, C]` float32; see `Backbone.velocity`."""
+        self.bring(self.transformer)
         rest = sequence.without_reference()
         if attention == "joint":
             output_BNC, _ = self._network(sequence, sigma, text, None, skip_blocks)
@@ -86,6 +104,7 @@ class LTXBackbone:
 
     def reference_cache(self, sequence: Sequence, text: Text, *, skip_blocks: Container[int] = ()) -> KeyValueCache:
         """The reference alone through the network, at timestep 0; see `Backbone.reference_cache`."""
+        self.bring(self.transformer)
         _, cache = self._network(sequence.reference_only(), 0.0, text, None, skip_blocks)
         return cache
 
@@ -104,12 +123,39 @@ class LTXBackbone:
         """Every token's velocity, and every layer's keys and values."""
         raise NotImplementedError
 
-    def _latent_statistics(self) -> tuple[Tensor, Tensor]:
-        """The VAE's mean and standard deviation of each channel, `[1, C, 1, 1, 1]`."""
+    def latent_statistics(self) -> tuple[Tensor, Tensor]:
+        """The VAE's mean and standard deviation of each channel, `[1, C, 1, 1, 1]` float32."""
         mean, std = (
             x.to(self.device, torch.float32).view(1, -1, 1, 1, 1) for x in (self.vae.latents_mean, self.vae.latents_std)
         )
         return mean, std / self.vae.config["scaling_factor"]
+
+    def bring(self, module: nn.Module) -> torch.device:
+        """See that one of the parts is where it runs: the device, or the CPU if it is too large; returns which."""
+        return self.turns.use(module) if self.turns else self.device
+
+    def _text_encoder(self) -> tuple[Any, torch.device]:
+        """The text encoder, loaded anew if it was let go, and the device it is on."""
+        if self.text_encoder is None and self.load_text_encoder is not None:
+            self.text_encoder = self.load_text_encoder()
+        if self.text_encoder is None:
+            raise SyncloraError(f"{self.name} was loaded without a text encoder; prompts cannot be embedded.")
+        return self.text_encoder, self.bring(self.text_encoder)
+
+    def _text_is_done(self) -> None:
+        """Let the text encoder go, by far the largest part beside the transformer, where the host is short."""
+        if self.load_text_encoder is not None and host_is_short():
+            if self.turns is not None:
+                self.turns.forget(self.text_encoder)
+            self.text_encoder = None
+
+    def _tile(self, pixels: int) -> None:
+        if pixels > TILED_ABOVE:
+            tile = {"tile_sample_min_height": TILE, "tile_sample_min_width": TILE}
+            stride = {"tile_sample_stride_height": TILE_STRIDE, "tile_sample_stride_width": TILE_STRIDE}
+            self.vae.enable_tiling(**tile, **stride)
+        else:
+            self.vae.disable_tiling()
 
 
 def geometry_of(transformer: Any, vae: Any, *, width: int, height: int, frames: int, fps: float, name: str) -> Geometry:

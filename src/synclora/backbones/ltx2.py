@@ -25,6 +25,7 @@ from synclora.backbones import checkpoint, ltx2_transformer
 from synclora.backbones.base import Geometry, Rescale, Text
 from synclora.backbones.checkpoint import Settings, SingleFile
 from synclora.backbones.ltx import LTXBackbone, geometry_of
+from synclora.backbones.memory import turns_for
 from synclora.diffusion.attention import KeyValueCache
 from synclora.diffusion.sequence import Sequence
 from synclora.errors import SyncloraError
@@ -42,6 +43,7 @@ class LTX2Backbone(LTXBackbone):
 
     rescale_on: Rescale = "x0"
     noised_latents_are_normalised: bool = True
+    upsampled_keep_statistics: bool = False
 
     def __init__(
         self,
@@ -102,40 +104,44 @@ class LTX2Backbone(LTXBackbone):
         *,
         name: str | None = None,
         single_file: SingleFile | None = None,
+        share: bool = False,
     ) -> LTX2Backbone:
         """A backbone from an ordinary diffusers folder or hub id, frozen; size and window from `synclora.json`.
 
-        The networks that `single_file` holds are taken from there, in the configuration of the folder.
+        The networks that `single_file` holds are taken from there, in the configuration of the folder. With `share`,
+        the parts of a model that is too large for a GPU take turns on it (see `synclora.backbones.memory`).
 
         Raises:
             SyncloraError: see `synclora.backbones.checkpoint`; or a text encoder that transformers does not know.
         """
         settings = checkpoint.read_settings(where, Settings(prompt_tokens=PROMPT_TOKENS))
-        transformer = checkpoint.load_trimmed(
-            LTX2VideoTransformer3DModel,
-            where,
-            "transformer",
-            ltx2_transformer.drop_audio,
-            device=device,
-            dtype=dtype,
-            single_file=single_file,
-        )
+        empty = checkpoint.skeleton(LTX2VideoTransformer3DModel, where, "transformer", ltx2_transformer.drop_audio)
         load = partial(checkpoint.load_module, where=where, dtype=dtype)
         vae = load(AutoencoderKLLTX2Video, part="vae", single_file=single_file)
         connectors = load(LTX2TextConnectors, part="connectors")
-        text_encoder = load(_text_encoder_class(where), part="text_encoder")
+        load_text_encoder = partial(load, _text_encoder_class(where), part="text_encoder")
+        text_encoder = load_text_encoder()
         tokenizer = checkpoint.load_part(where, "tokenizer", partial(AutoTokenizer.from_pretrained, where))
-        for module in (vae, connectors, text_encoder):
-            nn.Module.to(module, device, dtype)
-        return cls.from_modules(
-            transformer, vae, connectors, text_encoder, tokenizer, name=name or Path(where).name, **asdict(settings)
+        device, others = torch.device(device), {"VAE": vae, "connectors": connectors, "text encoder": text_encoder}
+        turns = turns_for(device, {"transformer": nn.Module.to(empty, dtype=dtype), **others}) if share else None
+        transformer = checkpoint.fill_from(
+            empty, where, "transformer", dtype, "cpu" if turns else device, single_file=single_file
         )
+        if turns is None:
+            for module in others.values():
+                nn.Module.to(module, device, dtype)
+        parts = (transformer, vae, connectors, text_encoder, tokenizer)
+        backbone = cls.from_modules(*parts, name=name or Path(where).name, **asdict(settings))
+        backbone.turns = turns
+        backbone.load_text_encoder = load_text_encoder if share else None
+        return backbone
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Text:
         """Every hidden layer of Gemma through the connectors; `prompt_tokens` long, registers where a prompt ends."""
-        if self.text_encoder is None or self.connectors is None:
-            raise SyncloraError(f"{self.name} was loaded without a text encoder; prompts cannot be embedded.")
+        text_encoder, device = self._text_encoder()
+        if self.connectors is None:
+            raise SyncloraError(f"{self.name} was loaded without text connectors; prompts cannot be embedded.")
         tokens = self.tokenizer(
             [prompt.strip() for prompt in prompts],
             max_length=self.prompt_tokens,
@@ -143,9 +149,12 @@ class LTX2Backbone(LTXBackbone):
             padding="max_length",
             return_tensors="pt",
         )
-        ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
-        answer = self.text_encoder(ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
-        layers_BTDL = torch.stack(answer.hidden_states, dim=-1)
+        ids, mask = tokens.input_ids.to(device), tokens.attention_mask.to(device)
+        answer = text_encoder(ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
+        self.bring(self.connectors)
+        layers_BTDL, mask = torch.stack(answer.hidden_states, dim=-1).to(self.device), mask.to(self.device)
+        del answer, text_encoder
+        self._text_is_done()
         hidden_BTD, _, mask = self.connectors(layers_BTDL.flatten(2), mask, padding_side="left")
         return Text(hidden_BTD.float(), mask.bool())
 

@@ -18,9 +18,9 @@ from synclora.backbones import checkpoint, ltx_transformer
 from synclora.backbones.base import Geometry, Rescale, Text
 from synclora.backbones.checkpoint import SingleFile
 from synclora.backbones.ltx import LTXBackbone, geometry_of
+from synclora.backbones.memory import turns_for
 from synclora.diffusion.attention import KeyValueCache
 from synclora.diffusion.sequence import Sequence
-from synclora.errors import SyncloraError
 
 TEXT_PADDING = 16  # prompts are padded to a multiple of this many tokens
 
@@ -33,6 +33,7 @@ class LTXVideoBackbone(LTXBackbone):
 
     rescale_on: Rescale = "velocity"
     noised_latents_are_normalised: bool = False
+    upsampled_keep_statistics: bool = True
 
     def __init__(
         self,
@@ -85,10 +86,12 @@ class LTXVideoBackbone(LTXBackbone):
         *,
         name: str | None = None,
         single_file: SingleFile | None = None,
+        share: bool = False,
     ) -> LTXVideoBackbone:
         """A backbone from an ordinary diffusers folder or hub id, frozen; size and window from `synclora.json`.
 
-        The networks that `single_file` holds are taken from there, in the configuration of the folder.
+        The networks that `single_file` holds are taken from there, in the configuration of the folder. With `share`,
+        the parts of a model that is too large for a GPU take turns on it (see `synclora.backbones.memory`).
 
         Raises:
             SyncloraError: see `synclora.backbones.checkpoint`.
@@ -97,19 +100,25 @@ class LTXVideoBackbone(LTXBackbone):
         load = partial(checkpoint.load_module, where=where, dtype=dtype)
         transformer = load(LTXVideoTransformer3DModel, part="transformer", single_file=single_file)
         vae = load(AutoencoderKLLTXVideo, part="vae", single_file=single_file)
-        text_encoder = load(T5EncoderModel, part="text_encoder")
+        load_text_encoder = partial(load, T5EncoderModel, part="text_encoder")
+        text_encoder = load_text_encoder()
         tokenizer = checkpoint.load_part(where, "tokenizer", partial(AutoTokenizer.from_pretrained, where))
-        for module in (transformer, vae, text_encoder):
-            torch.nn.Module.to(module, device, dtype)
-        return cls.from_modules(
+        parts = {"transformer": transformer, "VAE": vae, "text encoder": text_encoder}
+        turns = turns_for(torch.device(device), parts) if share else None
+        if turns is None:
+            for module in parts.values():
+                torch.nn.Module.to(module, device, dtype)
+        backbone = cls.from_modules(
             transformer, vae, text_encoder, tokenizer, name=name or Path(where).name, **asdict(settings)
         )
+        backbone.turns = turns
+        backbone.load_text_encoder = load_text_encoder if share else None
+        return backbone
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Text:
         """Prompts through the T5 encoder, cut at `prompt_tokens` and padded to a multiple of 16 tokens."""
-        if self.text_encoder is None:
-            raise SyncloraError(f"{self.name} was loaded without a text encoder; prompts cannot be embedded.")
+        text_encoder, device = self._text_encoder()
         tokens = self.tokenizer(
             prompts,
             max_length=self.prompt_tokens,
@@ -118,9 +127,11 @@ class LTXVideoBackbone(LTXBackbone):
             pad_to_multiple_of=TEXT_PADDING,
             return_tensors="pt",
         )
-        ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
-        hidden_BTD = self.text_encoder(ids, attention_mask=mask).last_hidden_state
-        return Text(hidden_BTD.float(), mask.bool())
+        ids, mask = tokens.input_ids.to(device), tokens.attention_mask.to(device)
+        hidden_BTD = text_encoder(ids, attention_mask=mask).last_hidden_state
+        del text_encoder
+        self._text_is_done()
+        return Text(hidden_BTD.float(), mask.bool()).to(self.device)
 
     def _network(
         self,

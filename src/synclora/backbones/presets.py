@@ -61,7 +61,11 @@ PUBLISHED = {
 
 
 def load_backbone(
-    name_or_path: str | Path = "nano", device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    name_or_path: str | Path = "nano",
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    share: bool = False,
 ) -> Backbone:
     """A backbone, ready to edit or to be trained on: frozen and in evaluation mode.
 
@@ -69,11 +73,13 @@ def load_backbone(
         name_or_path: a preset's name, a folder in the diffusers layout, a checkpoint of one file, or a hub id.
         device: "cpu", "cuda", ...
         dtype: of the weights; by default `default_dtype(device)`.
+        share: on a GPU that is too small for the whole model, let its parts take turns there (editing, not training).
 
     Raises:
         SyncloraError: no such model, files missing or damaged, or a device that is not there.
     """
     from synclora.backbones import checkpoint
+    from synclora.backbones.distilled import is_distilled
     from synclora.backbones.ltx2 import LTX2Backbone
     from synclora.backbones.ltx_video import LTXVideoBackbone
 
@@ -86,7 +92,10 @@ def load_backbone(
         )
     device = _available(device)
     load = families[transformer].load
-    return load(where, device, dtype or default_dtype(device), name=str(name_or_path), single_file=single_file)
+    dtype = dtype or default_dtype(device)
+    backbone = load(where, device, dtype, name=str(name_or_path), single_file=single_file, share=share)
+    backbone.distilled = is_distilled(where, str(name_or_path), single_file)
+    return backbone
 
 
 def locate(name_or_path: str | Path) -> str | Path:

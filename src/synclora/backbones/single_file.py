@@ -1,13 +1,13 @@
 """A checkpoint of one file, as Lightricks publishes them: the transformer, often with the VAE, never the text encoder.
 
-Only the file's header is read here; the weights are read where they are used (`checkpoint.load_trimmed`), in place of
+Only the file's header is read here; the weights are read where they are used (`checkpoint.fill_from`), in place of
 those of a folder in the diffusers layout that has everything else. The names of the tensors are told by diffusers' own
 conversions, run on names alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +25,12 @@ _FIRST_LAYER = ("patchify_proj.weight", "proj_in.weight")
 
 @dataclass(frozen=True)
 class SingleFile:
-    """The file, the architecture of its transformer, and its tensors' shapes by name."""
+    """The file, the architecture of its transformer, its tensors' shapes by name, and its header's strings."""
 
     path: Path
     family: Family
     shapes: dict[str, tuple[int, ...]]
+    header: dict[str, str] = field(default_factory=dict)
 
     @property
     def published(self) -> str:
@@ -92,6 +93,7 @@ def open_single_file(path: Path) -> SingleFile:
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise SyncloraError(f"{path}: not a whole safetensors file ({error}). Fetch it again.") from error
     bare = {key.removeprefix(_TRANSFORMER) for key in shapes}
@@ -99,4 +101,4 @@ def open_single_file(path: Path) -> SingleFile:
         raise SyncloraError(f"{path}: a LoRA, not a model. Give it with --lora, and its base model with --backbone.")
     if bare.isdisjoint(_FIRST_LAYER):
         raise SyncloraError(f"{path}: holds no transformer of LTX-Video or LTX-2 (no {_FIRST_LAYER[0]}).")
-    return SingleFile(path, "ltx-video" if bare.isdisjoint(_SOUND) else "ltx-2", shapes)
+    return SingleFile(path, "ltx-video" if bare.isdisjoint(_SOUND) else "ltx-2", shapes, header)

@@ -14,15 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from synclora.adapters.rules import Sampling, prompt_for, sampling_for
-from synclora.backbones.base import Attention, Backbone
-from synclora.backbones.presets import load_backbone
+from synclora.adapters.rules import SAMPLINGS, Sampling, prompt_for, sampling_for
+from synclora.backbones.base import Attention, Backbone, Geometry
+from synclora.backbones.presets import load_backbone, locate
 from synclora.clip import Clip, apply_crop, centered_crop, check_output, count_frames, iter_windows, probe, write_frames
 from synclora.diffusion.guidance import Guidance
 from synclora.editing.adapter import Adapter, attach, find_lora
@@ -36,10 +38,13 @@ from synclora.editing.parts import Parts
 from synclora.editing.pictures import Notice
 from synclora.editing.region import Region, check_strength
 from synclora.editing.result import EditResult, adapter_notices, placement_notices, source_notices
-from synclora.editing.sampler import Sampler
+from synclora.editing.sampler import REFINE_SIGMAS, Sampler
 from synclora.editing.stages import Progress, Stages
 from synclora.editing.windows import overlap_of, run, slices, starts
 from synclora.errors import SyncloraError
+
+if TYPE_CHECKING:
+    from synclora.backbones.upsampler import Upsampler
 
 DEFAULT_STEPS = {"nano": 4}
 OTHER_STEPS = 30  # what the undistilled LTX models are sampled with
@@ -53,28 +58,61 @@ class Editor:
         lora: a LoRA file; "default" for the one that comes with the backbone; None for the plain base model, which
             animates the edited frame without seeing the source.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
+        upscale: a latent upsampler's file, folder or hub id, or "default" for the one in the model's folder: the output
+            is then twice the model's size each way, made in two stages (see `synclora.editing.sampler`).
+        sampling: "distilled" or "dev", of the base; None: as the weights tell (`synclora.backbones.distilled`).
 
     Raises:
-        SyncloraError: missing or damaged weights, a LoRA of another base, an unknown device.
+        SyncloraError: missing or damaged weights, a LoRA or upsampler of another base, an unknown device.
     """
 
     def __init__(
-        self, backbone: str | Path | Backbone = "nano", lora: str | Path | None = "default", device: str = "auto"
+        self,
+        backbone: str | Path | Backbone = "nano",
+        lora: str | Path | None = "default",
+        device: str = "auto",
+        *,
+        upscale: str | Path | None = None,
+        sampling: str | None = None,
     ) -> None:
+        self._sampling = check_choice("--sampling", sampling, tuple(SAMPLINGS)) if sampling else None
         if isinstance(backbone, (str, Path)):
             lora_path = find_lora(backbone, lora)  # before the weights are loaded, which may take minutes
             with _one_progress_bar():
-                self.backbone: Backbone = load_backbone(str(backbone), device=resolve_device(device))
+                self.backbone: Backbone = load_backbone(str(backbone), device=resolve_device(device), share=True)
         else:
             lora_path = find_lora(backbone.name, lora)
             self.backbone = backbone
         self.adapter: Adapter | None = attach(self.backbone, lora_path) if lora_path is not None else None
+        self.upsampler: Upsampler | None = None
+        if upscale is not None:
+            from synclora.backbones.upsampler import load_upsampler  # seconds to import, and rarely needed
+
+            model = locate(backbone) if isinstance(backbone, (str, Path)) else backbone.name
+            self.upsampler = load_upsampler(upscale, self.backbone, model)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The videos it makes: the backbone's, or of twice the size with an upsampler."""
+        geometry = self.backbone.geometry
+        if self.upsampler is None:
+            return geometry
+        return replace(geometry, width=2 * geometry.width, height=2 * geometry.height)
 
     @property
     def sampling(self) -> Sampling:
-        """How this backbone is sampled where nothing else is asked for: as its adapter says, if it says so."""
-        distilled = "distilled" in self.backbone.name.lower()
+        """How this backbone is sampled where nothing else is asked for.
+
+        As `sampling` says; else as the adapter does, of the ways that suit it the one for this base; else a distilled
+        base at its own noise levels.
+        """
+        if self._sampling:
+            return SAMPLINGS[self._sampling]
+        told: bool | None = getattr(self.backbone, "distilled", None)
+        distilled = "distilled" in self.backbone.name.lower() if told is None else told
         asked = sampling_for(self.adapter.rules, distilled=distilled) if self.adapter else None
+        if asked is None and distilled:
+            return SAMPLINGS["distilled"]
         return asked or Sampling(DEFAULT_STEPS.get(self.backbone.name, OTHER_STEPS), Guidance())
 
     @property
@@ -117,7 +155,7 @@ class Editor:
         Raises:
             SyncloraError: a clip, frame or setting that does not fit, or weights that give no finite numbers.
         """
-        geometry = self.backbone.geometry
+        geometry = self.geometry
         stages = stages or Stages(progress)
         check_indices(keyframes or {}, clip.num_frames)
         frames = clip.frames
@@ -127,10 +165,11 @@ class Editor:
         region = Region(check_strength(strength), alpha, keep_background)
         overlap = overlap_of(geometry)
         windows = slices(frames, geometry.frames, overlap)
-        stages.rounds(len(starts(len(frames), geometry.frames, overlap)))
         images = {0: first_frame, **(keyframes or {})}
         made, done = [], 0
-        for edited in self.stream(windows, float(clip.fps), images, prompt, steps, seed, attention, stages):
+        batches = self.stream(windows, float(clip.fps), images, prompt, steps, seed, attention, stages)
+        stages.rounds(len(starts(len(frames), geometry.frames, overlap)))
+        for edited in batches:
             source = frames[done : done + len(edited)]
             made.append(region.show(source, source, edited))
             done += len(edited)
@@ -163,23 +202,32 @@ class Editor:
             self._check_frame("first frame" if index == 0 else f"keyframe {index}", image)
         if self.adapter is not None:
             prompt = prompt_for(self.adapter.path, self.adapter.rules, prompt)
+        sampling = self.sampling
         sampler = Sampler(
             self.backbone,
             self.adapter,
             images,
             prompt,
-            check_steps(self.default_steps if steps is None else steps),
+            check_steps(sampling.steps if steps is None else steps),
             attention or (self.adapter.attention if self.adapter else "self"),
             fps,
             torch.Generator().manual_seed(check_seed(seed)),
             stages or Stages(),
-            self.sampling.guidance,
-            self.sampling.sigmas if steps in (None, self.default_steps) else None,
+            sampling.guidance,
+            sampling.sigmas if steps in (None, sampling.steps) else None,
+            self.upsampler,
+            sampling.refine or REFINE_SIGMAS,
         )
+        sampler.read_prompt()
         return run(windows, overlap_of(self.backbone.geometry), sampler.make)
 
+    def memory_notices(self) -> list[Notice]:
+        """Whether the parts of the model take turns on the GPU."""
+        turns = getattr(self.backbone, "turns", None)
+        return [Notice("memory", turns.notice)] if turns else []
+
     def _check_frame(self, name: str, frame: Tensor) -> None:
-        geometry = self.backbone.geometry
+        geometry = self.geometry
         needed = (geometry.height, geometry.width, 3)
         if tuple(frame.shape) != needed or frame.dtype != torch.uint8:
             raise SyncloraError(
@@ -206,6 +254,8 @@ def edit(
     keep_background: bool = False,
     crop: str = "face",
     device: str = "auto",
+    upscale: str | Path | None = None,
+    sampling: str | None = None,
     editor: Editor | None = None,
     progress: Progress | None = None,
 ) -> EditResult:
@@ -217,7 +267,7 @@ def edit(
             picture edited.
         output: the .mp4 to write; whole or absent.
         prompt: what the edited video shows, in words; may be empty.
-        backbone, lora, device: see `Editor`; left alone where `editor` is given.
+        backbone, lora, device, upscale, sampling: see `Editor`; left alone where `editor` is given.
         steps: denoising steps; None for the backbone's own.
         seed: of the noise.
         frames: take the first so many frames; None for the whole clip.
@@ -253,8 +303,8 @@ def edit(
         )
     if editor is None:
         stages.begin("Loading the model")
-        editor = Editor(backbone, lora, device)
-    geometry = editor.backbone.geometry
+        editor = Editor(backbone, lora, device, upscale=upscale, sampling=sampling)
+    geometry = editor.geometry
     overlap = overlap_of(geometry)
 
     stages.begin("Reading the source")
@@ -279,14 +329,15 @@ def edit(
     alpha = load_mask(mask, placement, info.fps, limit or info.frames) if mask else None
     region = Region(strength, alpha, keep_background, placement)
 
-    stages.rounds(len(starts(limit or info.frames, geometry.frames, overlap)))
     parts = Parts(chain([first], windows), overlap, source, placement, stages, limit)
     edited = editor.stream(parts, float(first.fps), {0: image, **images}, prompt, steps, seed, stages=stages)
+    stages.rounds(len(starts(limit or info.frames, geometry.frames, overlap)))
     written = write_frames(output, parts.output(edited, region), first.fps, origin=first.origin)
     stages.finish()
     notices = [
         *source_notices(info, parts.count, geometry),
-        *adapter_notices(editor.adapter, geometry),
+        *adapter_notices(editor.adapter, editor.backbone.geometry),
+        *editor.memory_notices(),
         *placement_notices(info, placement),
         *notices,
         *(Notice("written", text) for text in written),
@@ -300,6 +351,7 @@ def edit(
         "backbone_fingerprint": editor.backbone.fingerprint(),
         "lora": str(editor.adapter.path) if editor.adapter else None,
         "attention": editor.adapter.attention if editor.adapter else None,
+        "upscale": editor.upsampler.path if editor.upsampler else None,
         "steps": editor.default_steps if steps is None else steps,
         "seed": seed,
         "frames": parts.count,

@@ -50,9 +50,16 @@ def extract_first_frame(source: Path | str, width: int, height: int, crop: str =
 
 
 def write_first_frame(
-    source: Path | str, output: Path | str, backbone: str | Path = "nano", crop: str = "face"
+    source: Path | str,
+    output: Path | str,
+    backbone: str | Path = "nano",
+    crop: str = "face",
+    *,
+    upscale: bool = False,
 ) -> tuple[int, int]:
-    """Write the frame to edit as a PNG (8-bit RGB), atomically; returns its width and height, those of the model.
+    """Write the frame to edit as a PNG (8-bit RGB), atomically; returns its width and height.
+
+    They are the model's, or with `upscale` twice as large, as an edit in two stages makes them.
 
     Raises:
         SyncloraError: the video or the model's settings cannot be read, or the file cannot be written.
@@ -67,10 +74,12 @@ def write_first_frame(
             f"{output}: the frame to edit is written without loss, as PNG. Name it {output.with_suffix('.png').name}."
         )
     settings = read_settings(locate(backbone))
-    frame = extract_first_frame(source, settings.width, settings.height, crop)
+    factor = 2 if upscale else 1
+    width, height = factor * settings.width, factor * settings.height
+    frame = extract_first_frame(source, width, height, crop)
     with atomic_path(output) as temporary:
         to_image(frame).save(temporary, format="PNG")
-    return settings.width, settings.height
+    return width, height
 
 
 def load_first_frame(
