@@ -84,17 +84,41 @@ def test_every_flag_reaches_the_editor(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ["--prompt", "p", "--backbone", "b", "--lora", "l", "--steps", "3", "--seed", "4"]
     flags += ["--frames", "5", "--fit", "trim", "--device", "cpu", "--keyframe", "60=k.png", "--keyframe", "7=l.png"]
     flags += ["--strength", "0.5", "--mask", "m.png", "--keep-background", "--crop", "center"]
+    flags += ["--upscale", "u", "--sampling", "dev"]
     run("edit", "a.mp4", "--first-frame", "f.png", "-o", "o.mp4", *flags)
     seen.pop("progress")
     assert seen == {
         "arguments": (Path("a.mp4"), Path("f.png"), Path("o.mp4")),
         "prompt": "p", "backbone": "b", "lora": "l", "steps": 3, "seed": 4, "frames": 5, "fit": "trim", "device": "cpu",
         "keyframes": {60: Path("k.png"), 7: Path("l.png")}, "strength": 0.5, "mask": Path("m.png"),
-        "keep_background": True, "crop": "center",
+        "keep_background": True, "crop": "center", "upscale": "u", "sampling": "dev",
     }  # fmt: skip
     run("edit", "a.mp4", "--first-frame", "f.png", "-o", "o.mp4", "--no-lora")
     assert seen["lora"] is None and seen["steps"] is None
     assert (seen["keyframes"], seen["strength"], seen["mask"], seen["crop"]) == ({}, 1.0, None, "face")
+    assert (seen["upscale"], seen["sampling"]) == (None, None)
+
+
+def test_words_make_the_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frame that the words made is edited with; where the person says no, nothing is, and the exit code is 0."""
+    asked: dict = {}
+    edited: list = []
+
+    def chosen(source, output, first_frame, instruction, **settings):
+        asked.update(settings, given=(source, output, first_frame, instruction))
+        return Path("made.png") if settings["yes"] else None
+
+    def edit(*arguments, **_):
+        edited.append(arguments[1])
+        raise SyncloraError("stop here")
+
+    monkeypatch.setattr("synclora.editing.instruction.chosen_first_frame", chosen)
+    monkeypatch.setattr("synclora.editing.editor.edit", edit)
+    words = ["edit", "a.mp4", "-o", "o.mp4", "--instruction", "a hat", "--editor", "e", "--seed", "4"]
+    assert run(*words).exit_code == 0 and edited == []
+    run(*words, "--yes")
+    assert edited == [Path("made.png")] and asked["given"] == (Path("a.mp4"), Path("o.mp4"), None, "a hat")
+    assert (asked["editor"], asked["seed"], asked["backbone"], asked["crop"]) == ("e", 4, "nano", "face")
 
 
 def test_errors_are_one_paragraph_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ Imports are inside the functions, so that help and usage errors come at once.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from enum import Enum
@@ -61,19 +62,30 @@ def first_frame(
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG to write.")],
     backbone: Backbone = "nano",
     crop: Annotated[str, typer.Option(help="As in edit: face or center.")] = "face",
+    upscale: Annotated[bool, typer.Option("--upscale", help="Twice the size, for edit --upscale.")] = False,
 ) -> None:
     """Write the frame to edit, at the exact crop the model will see."""
     from synclora.editing.first_frame import write_first_frame
 
-    width, height = write_first_frame(source, output, backbone, crop)
+    width, height = write_first_frame(source, output, backbone, crop, upscale=upscale)
     say(f"{output}  ({width}x{height})")
 
 
 @app.command("edit")
 def edit_video(
     source: Annotated[Path, typer.Argument(help="The portrait video.")],
-    first_frame: Annotated[Path, typer.Option(help="Its first frame with the edit applied (PNG, JPEG, WebP).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Video to write (.mp4 or .mov).")],
+    first_frame: Annotated[
+        Path | None, typer.Option(help="Its first frame with the edit applied (PNG, JPEG, WebP).")
+    ] = None,
+    instruction: Annotated[str | None, typer.Option(help="Make that frame by words: what to change.")] = None,
+    editor: Annotated[
+        str,
+        typer.Option(
+            help="For --instruction: flux2-klein, qwen-image-edit, flux-kontext, flux2, a folder or a hub id."
+        ),
+    ] = "flux2-klein",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether the frame made by words is good.")] = False,
     prompt: Annotated[str, typer.Option(help="What the edited video shows, in words.")] = "",
     backbone: Backbone = "nano",
     lora: Lora = "default",
@@ -89,16 +101,32 @@ def edit_video(
     mask: Annotated[Path | None, typer.Option(help="Picture or video, white where the edit may show.")] = None,
     keep_background: Annotated[bool, typer.Option("--keep-background", help="Edit the person alone.")] = False,
     crop: Annotated[str, typer.Option(help="Large pictures: face, pasted back, or center, alone.")] = "face",
+    upscale: Annotated[
+        str | None,
+        typer.Option(
+            help="Twice the model's size, in two stages: latent upsampler's file, folder, hub id, or default."
+        ),
+    ] = None,
+    sampling: Annotated[
+        str | None, typer.Option(help="Kind of base: distilled or dev.", show_default="as the weights tell")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Edit a video from its edited first frame; length, frame rate and sound stay the source's."""
     from synclora.editing.editor import edit
+    from synclora.editing.instruction import chosen_first_frame
     from synclora.editing.keyframes import parse_keyframes
 
+    frame = chosen_first_frame(
+        source, output, first_frame, instruction,
+        yes=yes, editor=editor, backbone=backbone, crop=crop, seed=seed, device=device, bars=progress_bars, tell=say,
+    )  # fmt: skip
+    if frame is None:
+        return  # the answer was no; how to go on was told
     with progress_bars() as progress:
         result = edit(
             source,
-            first_frame,
+            frame,
             output,
             prompt=prompt,
             backbone=backbone,
@@ -112,10 +140,24 @@ def edit_video(
             mask=mask,
             keep_background=keep_background,
             crop=crop,
+            upscale=upscale,
+            sampling=sampling,
             device=device,
             progress=progress,
         )
     say(*result.summary())
+
+
+@app.command()
+def doctor(json: Annotated[Path | None, typer.Option(help="JSON file to write as well.")] = None) -> None:
+    """Tell what this machine can do: GPU, memory, disk, versions, which models fit, which weights are here."""
+    from synclora.doctor import diagnose
+
+    diagnosis = diagnose()
+    diagnosis.print()
+    if json:
+        diagnosis.write(json)
+    raise typer.Exit(diagnosis.exit_code)
 
 
 @app.command()
@@ -137,11 +179,22 @@ def demo(
 def train_lora(
     config: Annotated[Path, typer.Argument(help="YAML configuration; see recipes/.")],
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint in the output folder.")] = True,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Tell memory, time and faults of the data; load nothing.")
+    ] = False,
 ) -> None:
     """Train a Sync-LoRA; run it again to go on after a stop."""
+    if plan:
+        from synclora.training.plan import plan as plan_training
+
+        planned = plan_training(config)
+        say(*planned.lines())
+        raise typer.Exit(2 if planned.problems else 0)
     from synclora.training.trainer import train
 
-    say(str(train(config, resume)))
+    path = train(config, resume)
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks
+        say(str(path))
 
 
 @app.command()
@@ -196,31 +249,29 @@ def sync_clips(
 
 @pairs_app.command("generate")
 def pairs_generate(
-    count: Annotated[int, typer.Option(help="Number of pairs in the store when done.")],
+    count: Annotated[int, typer.Option(help="Number of pairs; for split-screen, of seeds tried.")],
     out: Annotated[str, typer.Option(help="Folder of the store, or its URL; run again to go on after a stop.")],
-    generator: Annotated[str, typer.Option(help="What makes the pairs: procedural.")] = "procedural",
-    defects: Annotated[bool, typer.Option("--defects", help="Give every second pair a known defect.")] = False,
+    generator: Annotated[str, typer.Option(help="What makes the pairs: procedural or split-screen.")] = "procedural",
+    defects: Annotated[bool, typer.Option("--defects", help="Drawn pairs: give every second a known defect.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the first pair; the others follow on.")] = 0,
-    size: Annotated[int, typer.Option(help="Width and height in pixels, a multiple of 32.")] = 128,
-    frames: Annotated[int, typer.Option(help="Frames a clip, 8k+1.")] = 33,
-    workers: Annotated[int, typer.Option(help="Processes to render with.")] = 1,
+    size: Annotated[int | None, typer.Option(help="Drawn pairs: px, a multiple of 32.", show_default="128")] = None,
+    frames: Annotated[int | None, typer.Option(help="Drawn pairs: frames a clip, 8k+1.", show_default="33")] = None,
+    workers: Annotated[int | None, typer.Option(help="Drawn pairs: processes.", show_default="1")] = None,
+    config: Annotated[Path | None, typer.Option(help="Split-screen: YAML; see recipes/pairs.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Split-screen: own prompts, JSONL.")] = None,
+    executor: Annotated[str | None, typer.Option(help="Split-screen: local or ray.", show_default="local")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Ray cluster.", show_default="this machine")] = None,
 ) -> None:
     """Generate paired clips: the same motion in two looks."""
-    from synclora.pairs.generate import generate_store
+    from synclora.pairs.splitscreen.command import generate_pairs
 
     with progress_bars() as progress:
-        made = generate_store(
-            out,
-            count,
-            seed,
-            size=size,
-            frames=frames,
-            workers=workers,
-            generator=generator,
-            defects=defects,
-            progress=progress,
-        )
-    say(f"{out}: {made} pairs generated, {count - made} were already there.")
+        lines, any_pairs = generate_pairs(
+            out, count, seed, generator=generator, defects=defects, size=size, frames=frames, workers=workers,
+            config=config, prompts=prompts, executor=executor, ray_address=ray_address, progress=progress,
+        )  # fmt: skip
+    say(*lines)
+    raise typer.Exit(0 if any_pairs else 2)
 
 
 @pairs_app.command("import")
