@@ -122,25 +122,9 @@ class OnRay:
     def map_chunks(self, job: Job, chunks: Sequence[Sequence[Any]]) -> Iterator[Summary]:
         if not chunks:
             return
-        # Read when ray is imported: nothing is reported to anyone, and no worker is told to hide its devices.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ parts call harmless things errors
-        os.environ.setdefault(
-            "RAY_worker_niceness", "0"
-        )  # as of worker processes; Ray's own 15 starves on a busy machine
-        try:
-            import ray
-            import ray.data
-            from ray.exceptions import RayError
-        except ImportError as error:
-            raise SyncloraError(
-                f"the executor ray needs Ray Data, which cannot be imported ({error}). "
-                "Install it with: pip install 'synclora[ray]'"
-            ) from error
-        ours = not ray.is_initialized()
-        if ours:
-            _start_ray(ray, self.address, self.workers)
+        ray, ours = open_ray(self.address, self.workers)
+        from ray.exceptions import RayError
+
         try:
             ray.data.DataContext.get_current().enable_progress_bars = False
             logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -157,7 +141,7 @@ class OnRay:
             for row in data.iter_rows():
                 yield {name: float(value) for name, value in row.items()}
         except RayError as error:
-            raise _cause(error) from error
+            raise ray_cause(error) from error
         finally:
             if ours:
                 ray.shutdown()
@@ -179,6 +163,35 @@ class _RayWorker:
         return {name: [float(value)] for name, value in summary.items()}
 
 
+def open_ray(address: str | None, workers: int) -> tuple[Any, bool]:
+    """The module `ray`, running, and whether it was started or joined here (and is to be shut down here).
+
+    Args:
+        address: of a cluster; None for this machine.
+        workers: of one CPU each, that there must be room for.
+
+    Raises:
+        SyncloraError: it cannot be imported, or does not answer.
+    """
+    # Read when ray is imported: nothing is reported to anyone, and no worker is told to hide its devices.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ parts call harmless things errors
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as of worker processes; Ray's own 15 starves on a busy machine
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise SyncloraError(
+            f"the executor ray needs Ray Data, which cannot be imported ({error}). "
+            "Install it with: pip install 'synclora[ray]'"
+        ) from error
+    ours = not ray.is_initialized()
+    if ours:
+        _start_ray(ray, address, workers)
+    return ray, ours
+
+
 def _start_ray(ray: Any, address: str | None, workers: int) -> None:
     from synclora.faces.graphs import quiet_stderr
 
@@ -198,7 +211,7 @@ def _start_ray(ray: Any, address: str | None, workers: int) -> None:
         ) from error
 
 
-def _cause(error: BaseException) -> BaseException:
+def ray_cause(error: BaseException) -> BaseException:
     """What a worker raised as a SyncloraError, or the error itself where that says more."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, SyncloraError):
