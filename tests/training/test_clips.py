@@ -13,6 +13,7 @@ from synclora.errors import SyncloraError
 from synclora.pairs import Pair, PairStore, save_pair
 from synclora.training.clips import DrawnClips, StoredClips, open_clips
 from synclora.training.config import VALIDATION_SEED_START, Data, Procedural
+from synclora.training.mix import Mix
 
 GEOMETRY = Geometry(64, 64, 17, 25.0)
 
@@ -64,6 +65,24 @@ def test_held_out_motions_are_never_drawn_for_training() -> None:
     made.append(DrawnClips("train", Procedural(motions=5), GEOMETRY, 9))
     assert len({clips.identity for clips in [train, *made]}) == 5
     assert len({clips.content for clips in [train, *made]}) == 5
+
+
+def test_a_mix_is_held_out_alike_and_told_apart(tmp_path: Path) -> None:
+    """Validation draws the same shares. The default leaves identities, pools and saved configurations as they were."""
+    mix = Mix(drawn=0.5, warped=0.5)
+    mixed = Data(procedural=Procedural(motions=5, mix=mix), validation=3)
+    for clips in open_clips(mixed, GEOMETRY):
+        assert isinstance(clips, DrawnClips) and clips._pool.mix == mix
+    plain = DrawnClips("train", Procedural(motions=5), GEOMETRY, 17)
+    other = DrawnClips("train", Procedural(motions=5, mix=mix), GEOMETRY, 17)
+    assert plain.identity != other.identity and plain.content != other.content
+    assert plain._pool.path(0) != other._pool.path(0)
+    assert "mix" not in Procedural(motions=5, mix=Mix(drawn=1.0)).model_dump()
+    assert Procedural(motions=5, mix=mix).model_dump()["mix"] == {"drawn": 0.5, "worn": 0.0, "warped": 0.5}
+    frames, captions = DrawnClips("train", Procedural(motions=2, looks=2, mix=mix), GEOMETRY, 9).load(0)
+    kinds = [mix.kind(seed) for seed in range(2)]
+    assert sorted(kinds) == ["drawn", "warped"] and frames.shape == (4, 9, 64, 64, 3)
+    assert [text == "a moving picture" for text in captions[::2]] == [kind == "warped" for kind in kinds]
 
 
 def test_content_follows_the_renderer(monkeypatch: pytest.MonkeyPatch) -> None:

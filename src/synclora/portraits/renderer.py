@@ -287,7 +287,12 @@ def render(
     if dtype is not torch.float32:
         raise ValueError(f"render: dtype {dtype}; only torch.float32 is supported")
     device = torch.device(device)
-    baked = bake(person, size, device)
+    return draw(person, bake(person, size, device), motion, size, device)
+
+
+@torch.inference_mode()
+def draw(person: Person, baked: Baked, motion: Motion, size: int, device: torch.device) -> Tensor:
+    """`render` with the person's still parts given, at `size` px: uint8 [F, size, size, 3]."""
     clip = Clip(person, motion, size, device)
     box = head_box(clip, baked.volume, 0.06)
     # About 100k pixels of head a chunk keep the working set inside the CPU's cache.

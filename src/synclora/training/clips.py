@@ -19,8 +19,9 @@ from torch import Tensor
 
 from synclora.backbones.base import Geometry
 from synclora.errors import SyncloraError
-from synclora.training.config import VALIDATION_SEED_START, Data, Procedural
-from synclora.training.pool import MOTIONS_PER_SHARD, ClipPool, drawing_digest
+from synclora.training.buckets import JoinedClips, check_buckets, geometry_of, nearest
+from synclora.training.config import VALIDATION_SEED_START, Bucket, Data, Procedural
+from synclora.training.pool import MOTIONS_PER_SHARD, ClipPool
 
 if TYPE_CHECKING:
     from synclora.pairs.store import PairRow, PairStore
@@ -67,11 +68,14 @@ def open_clips(data: Data, geometry: Geometry) -> tuple[ClipSet, ClipSet]:
     if data.procedural is not None:
         drawn = data.procedural
         held_out = Procedural.model_construct(
-            motions=data.validation, looks=VALIDATION_LOOKS, seed=VALIDATION_SEED_START, pool=drawn.pool
+            motions=data.validation, looks=VALIDATION_LOOKS, seed=VALIDATION_SEED_START, pool=drawn.pool, mix=drawn.mix
         )
         return DrawnClips("train", drawn, geometry, frames), DrawnClips("validation", held_out, geometry, frames)
     assert data.pairs is not None
-    return _open_store(data.pairs, data.validation, geometry, frames)
+    if data.buckets is not None:
+        check_buckets(data.buckets, geometry)
+    one_size = [Bucket(width=geometry.width, height=geometry.height, frames=frames)]
+    return _open_store(data.pairs, data.validation, geometry, data.buckets or one_size)
 
 
 class DrawnClips:
@@ -85,8 +89,9 @@ class DrawnClips:
             )
         self.name, self._on_disk = name, drawn.pool is not None
         self._pool = ClipPool(
-            drawn.pool or Path(), drawn.motions, drawn.looks, drawn.seed, geometry.width, frames, geometry.fps
-        )
+            drawn.pool or Path(), drawn.motions, drawn.looks, drawn.seed, geometry.width, frames, geometry.fps,
+            mix=drawn.mix,
+        )  # fmt: skip
         looks = range(drawn.looks)
         self.pairs = [
             (m * drawn.looks + i, m * drawn.looks + j) for m in range(drawn.motions) for i, j in permutations(looks, 2)
@@ -94,7 +99,7 @@ class DrawnClips:
         count, step = drawn.motions * drawn.looks, MOTIONS_PER_SHARD * drawn.looks
         self.shards = [range(first, min(first + step, count)) for first in range(0, count, step)]
         self.identity = _digest("drawn", drawn.model_dump(exclude={"pool"}), geometry.width, frames, geometry.fps)
-        self.content = _digest(self.identity, drawing_digest())
+        self.content = _digest(self.identity, self._pool.digest())
 
     def load(self, shard: int) -> tuple[Tensor, list[str]]:
         """See `ClipSet.load`."""
@@ -156,7 +161,7 @@ def _read(path: Path, geometry: Geometry, first: int, frames: int) -> Tensor:
     return read_clip(path, start=first, frames=frames, fps=geometry.fps, crop=crop).frames
 
 
-def _open_store(root: Path, held_out: int, geometry: Geometry, frames: int) -> tuple[ClipSet, ClipSet]:
+def _open_store(root: Path, held_out: int, geometry: Geometry, buckets: list[Bucket]) -> tuple[ClipSet, ClipSet]:
     from synclora.pairs.store import PairStore
 
     store = PairStore(root)
@@ -168,13 +173,16 @@ def _open_store(root: Path, held_out: int, geometry: Geometry, frames: int) -> t
             f"{root}: {len(problems)} faults in the pair store: {shown}. "
             f"`synclora pairs check {root}` lists all; generate those pairs again or take them out."
         )
-    short = [row for row in rows if not _window_starts(row, geometry, frames)]
+    chosen_bucket = {row.id: nearest(row.width, row.height, _resampled(row, geometry), buckets) for row in rows}
+    short = [row for row in rows if not _window_starts(row, geometry, chosen_bucket[row.id].frames)]
     if short:
         longest = geometry.fit_down(min(_resampled(row, geometry) for row in short))
+        least = min(chosen_bucket[row.id].frames for row in short)
         named = ", ".join(f"{row.id} ({row.frames} frames at {row.fps} fps)" for row in short[:5])
+        way_out = f"Set data.frames to {longest}" if len(buckets) == 1 else f"Add a bucket of {longest} frames"
         raise SyncloraError(
-            f"{root}: {len(short)} pairs are shorter than {frames} frames at {geometry.fps:g} fps: {named}. "
-            f"Set data.frames to {longest} or take them out."
+            f"{root}: {len(short)} pairs are shorter than {least} frames at {geometry.fps:g} fps: {named}. "
+            f"{way_out} or take them out."
         )
     # One source video may be in several pairs; it goes to one side as a whole.
     sources = sorted({row.sha256_source for row in rows}, key=lambda name: _digest("held out", name))
@@ -186,14 +194,24 @@ def _open_store(root: Path, held_out: int, geometry: Geometry, frames: int) -> t
             f"{root}: {len(rows)} usable pairs; data.validation holds out {held_out} and none is left to learn from. "
             "Add pairs or lower data.validation."
         )
-    train = [
-        (row, at) for row in rows if row.sha256_source not in chosen for at in _window_starts(row, geometry, frames)
-    ]
-    held = [(row, 0) for row in rows if row.sha256_source in chosen]
     return (
-        StoredClips("train", store, train, geometry, frames),
-        StoredClips("validation", store, held, geometry, frames),
+        _stored("train", store, [row for row in rows if row.sha256_source not in chosen], geometry, chosen_bucket),
+        _stored("validation", store, [row for row in rows if row.sha256_source in chosen], geometry, chosen_bucket),
     )
+
+
+def _stored(
+    name: str, store: PairStore, rows: list[PairRow], geometry: Geometry, bucket_of: dict[str, Bucket]
+) -> ClipSet:
+    """The windows of rows, those for validation only the first of each; a set of one size, or several joined."""
+    parts = []
+    used = {str(bucket_of[row.id]): bucket_of[row.id] for row in rows}
+    for _, bucket in sorted(used.items()):
+        own = [row for row in rows if bucket_of[row.id] == bucket]
+        starts = {row.id: _window_starts(row, geometry, bucket.frames) for row in own}
+        windows = [(row, at) for row in own for at in (starts[row.id] if name == "train" else [0])]
+        parts.append(StoredClips(name, store, windows, geometry_of(bucket, geometry), bucket.frames))
+    return parts[0] if len(parts) == 1 else JoinedClips(name, parts)
 
 
 def _resampled(row: PairRow, geometry: Geometry) -> int:

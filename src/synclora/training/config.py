@@ -18,10 +18,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from synclora.atomic import write_text
 from synclora.errors import SyncloraError
+from synclora.training.mix import DRAWN_ONLY, Mix
 
 VALIDATION_SEED_START = 900_000  # procedural motions from here up to the test seeds are kept for validation
 
@@ -29,7 +38,11 @@ VALIDATION_SEED_START = 900_000  # procedural motions from here up to the test s
 FREE = {
     "output", "backbone", "data.cache", "data.pairs", "data.procedural.pool", "checkpoint_every", "keep",
     "validate_every", "sample_every", "samples", "log_every", "gradient_checkpointing", "threads", "device",
+    "sharding", "offload", "push_to_hub",
 }  # fmt: skip
+
+# What one step learns from is their product with the number of processes, which a resume is held to instead.
+STEP_FIELDS = {"batch", "accumulation"}
 
 
 class _Model(BaseModel):
@@ -47,6 +60,15 @@ class Procedural(_Model):
     pool: Path | None = Field(
         default=None, description="folder of rendered clips to share between runs; none: keep only latents"
     )
+    mix: Mix = Field(default=DRAWN_ONLY, description="shares of the motions that are drawn, worn and warped; sum 1")
+
+    @model_serializer(mode="wrap")
+    def _without_the_default_mix(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs and caches made before there was a mix stay valid: the default is not written."""
+        values = serialize(self)
+        if self.mix == DRAWN_ONLY:
+            values.pop("mix", None)
+        return values
 
     @model_validator(mode="after")
     def _below_validation(self) -> Procedural:
@@ -56,6 +78,17 @@ class Procedural(_Model):
                 "as later seeds are kept for validation and tests"
             )
         return self
+
+
+class Bucket(_Model):
+    """A size that clips are trained at: pixels, a multiple of the backbone's 32, and frames, 8k+1."""
+
+    width: int = Field(ge=1, description="pixels")
+    height: int = Field(ge=1, description="pixels")
+    frames: int = Field(ge=1, description="frames, 8k+1")
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}x{self.frames}"
 
 
 class Data(_Model):
@@ -69,12 +102,21 @@ class Data(_Model):
     frames: int | None = Field(
         default=None, ge=1, description="frames of each training clip, 8k+1; none: the backbone's window"
     )
+    buckets: list[Bucket] | None = Field(
+        default=None,
+        min_length=1,
+        description="sizes to train at, each pair at the nearest (aspect ratio, length); none: the backbone's",
+    )
     cache: Path | None = Field(default=None, description="folder for encoded clips and prompts; none: OUTPUT/cache")
 
     @model_validator(mode="after")
     def _one_source(self) -> Data:
         if (self.pairs is None) == (self.procedural is None):
             raise ValueError("needs exactly one of pairs: FOLDER and procedural: {motions, looks, seed}")
+        if self.buckets is not None and (self.pairs is None or self.frames is not None):
+            raise ValueError(
+                "buckets go with pairs: FOLDER, and each has its own frames; leave procedural and frames out"
+            )
         return self
 
 
@@ -97,8 +139,11 @@ class TrainConfig(_Model):
         description="LoRA file whose weights to train further, instead of new ones; its rank must be `rank`",
     )
     steps: int = Field(default=2000, ge=1, description="optimizer steps")
-    batch: int = Field(default=16, ge=1, description="pairs in one forward pass")
-    accumulation: int = Field(default=1, ge=1, description="forward passes whose gradients make one step")
+    batch: int = Field(default=16, ge=1, description="pairs in one forward pass of one process")
+    accumulation: int = Field(default=1, ge=1, description="forward passes of each process that make one step")
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        default="adamw", description="adamw8bit: moments in 8 bits, a quarter of the memory (torchao)"
+    )
     lr: float = Field(default=2e-4, gt=0, description="highest learning rate (AdamW), reached after warmup")
     warmup: int = Field(
         default=100, ge=0, description="steps over which the learning rate rises; then half a cosine down to 0"
@@ -107,14 +152,41 @@ class TrainConfig(_Model):
     grad_clip: float = Field(
         default=1.0, gt=0, description="largest allowed norm of the gradient of all LoRA weights together"
     )
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="decay of a moving average of the LoRA weights, which is validated and written instead of them",
+    )
     caption_dropout: float = Field(
         default=0.1, ge=0, le=1, description="probability of replacing a prompt by the empty one"
+    )
+    sampling_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="train for editing in so many steps: at the noise levels those visit and no others; none: at all",
+    )
+    later_windows: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the steps that are of a later window of a long clip; clips of 4 latent frames or more",
     )
     seed: int = Field(default=0, ge=0, description="seed of initial weights, data order, noise levels and noise")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where to train; auto: cuda if there is one"
     )
     precision: Literal["bf16", "fp32"] = Field(default="bf16", description="of the frozen base; LoRA weights stay fp32")
+    quantize: Literal["none", "int8", "fp8"] = Field(
+        default="none", description="weights of the frozen base in 8 bits: half the memory of bf16 (torchao)"
+    )
+    sharding: Literal["none", "full"] = Field(
+        default="none",
+        description="the frozen base over several processes; none: a copy in each; full: cut up among them (FSDP2)",
+    )
+    offload: bool = Field(
+        default=False, description="keep the frozen base in CPU memory and bring each layer to the GPU when it is used"
+    )
     gradient_checkpointing: bool = Field(
         default=False, description="recompute activations in backward: less memory, 1/3 slower"
     )
@@ -127,6 +199,9 @@ class TrainConfig(_Model):
     sample_every: int = Field(default=500, ge=1, description="steps between sample edits")
     samples: int = Field(default=3, ge=0, description="held-out pairs edited for the sample strips; 0: none")
     log_every: int = Field(default=10, ge=1, description="steps between log lines")
+    push_to_hub: str | None = Field(
+        default=None, description="hub id, such as me/my-lora, to push the finished adapter and its card to"
+    )
 
     @property
     def lora_alpha(self) -> float:
@@ -179,8 +254,10 @@ def parse_config(values: dict[str, Any], origin: str = "configuration") -> Train
 
 def differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:
     """Fields in which a saved resolved configuration differs from this one in what decides the adapter's numbers."""
-    old, new = flatten(saved), flatten(config.resolved())
-    names = [name for name in sorted(old.keys() | new.keys()) if name not in FREE and old.get(name) != new.get(name)]
+    known = {name: field.default for name, field in TrainConfig.model_fields.items() if not field.is_required()}
+    old, new = known | flatten(saved), flatten(config.resolved())  # a run may be older than a field
+    free = FREE | STEP_FIELDS
+    names = [name for name in sorted(old.keys() | new.keys()) if name not in free and old.get(name) != new.get(name)]
     return [f"{name} (was {_show(old.get(name))}, now {_show(new.get(name))})" for name in names]
 
 
@@ -220,5 +297,5 @@ def _problem(item: Any) -> str:
 def _model_at(place: tuple[Any, ...]) -> type[BaseModel]:
     model: type[BaseModel] = TrainConfig
     for name in place:
-        model = {"data": Data, "procedural": Procedural}.get(str(name), model)
+        model = {"data": Data, "procedural": Procedural, "mix": Mix}.get(str(name), model)
     return model

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from synclora.tensors import write_tensors
+from synclora.training.mix import DRAWN_ONLY, Mix, draw_looks, mix_digest
 
 MOTIONS_PER_SHARD = 8
 OTHER_PERSON_SHARE = 0.34  # looks that are somebody else altogether; the rest are edits of the first look
@@ -49,6 +50,7 @@ class ClipPool:
     frames: int = 33
     fps: float = 25.0
     device: str = "cpu"
+    mix: Mix = DRAWN_ONLY
 
     def __post_init__(self) -> None:
         from synclora.portraits import TEST_SEED_START
@@ -64,10 +66,14 @@ class ClipPool:
         return -(-self.motions // MOTIONS_PER_SHARD)
 
     def path(self, index: int) -> Path:
-        """File of shard `index`; its name holds every setting and the renderer's digest, so that pools never mix."""
+        """File of shard `index`; its name holds every setting and what is drawn (a digest), so that pools never mix."""
         first = self.seed + index * MOTIONS_PER_SHARD
-        settings = f"{self.size}px-{self.frames}f-{self.fps:g}fps-{self.looks}looks-{drawing_digest()[:8]}"
+        settings = f"{self.size}px-{self.frames}f-{self.fps:g}fps-{self.looks}looks-{self.digest()[:8]}"
         return self.folder / f"{settings}-{first:07d}.safetensors"
+
+    def digest(self) -> str:
+        """Changes when anything of the pool's kinds is drawn differently."""
+        return mix_digest(self.mix, drawing_digest())
 
     def shard(self, index: int) -> Shard:
         """Shard `index`, rendered first if it is not on disk whole."""
@@ -91,16 +97,14 @@ class ClipPool:
 
     def render(self, index: int) -> Shard:
         """Render shard `index` without touching the disk."""
-        from synclora.portraits import caption, render, sample_motion
-
         first = self.seed + index * MOTIONS_PER_SHARD
         seeds = range(first, min(first + MOTIONS_PER_SHARD, self.seed + self.motions))
         frames, captions = [], []
         for seed in seeds:
-            motion = sample_motion(seed, self.frames, self.fps)
-            people = sample_looks(seed, self.looks)
-            frames.append(torch.stack([render(person, motion, self.size, self.device).cpu() for person in people]))
-            captions.append([caption(person) for person in people])
+            kind, people = self.mix.kind(seed), sample_looks(seed, self.looks)
+            clips, said = draw_looks(kind, seed, people, self.frames, self.fps, self.size, self.device)
+            frames.append(clips)
+            captions.append(said)
         return Shard(torch.stack(frames), captions)
 
 
