@@ -150,12 +150,12 @@ def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(
 ) -> None:
     """NaN in step 5 stops there; checkpoint 4 stays, and with the cause gone the run ends as if it had not happened."""
     whole = run(tmp_path / "whole")
-    real, calls = trainer.velocity_loss, iter(range(100))
-    monkeypatch.setattr(trainer, "velocity_loss", lambda *a: real(*a) * (float("nan") if next(calls) == 5 else 1))
+    real, calls = trainer.step_loss, iter(range(100))
+    monkeypatch.setattr(trainer, "step_loss", lambda *a: real(*a) * (float("nan") if next(calls) == 5 else 1))
     with pytest.raises(SyncloraError, match=r"diverged at step 5: loss nan.*last good checkpoint is .*step-00000004"):
         run(tmp_path / "nan")
     assert not (tmp_path / "nan" / "adapter.safetensors").exists()
-    monkeypatch.setattr(trainer, "velocity_loss", real)
+    monkeypatch.setattr(trainer, "step_loss", real)
     assert same(run(tmp_path / "nan"), whole)
 
 

@@ -2,11 +2,14 @@
 
     CACHE/train.json                  what the latents were made from, and each shard's sha256
     CACHE/train-00000.safetensors     latents bf16 [n, C, f, h, w]; the clips' captions in the header
-    CACHE/train-text.safetensors      embedded captions: text bf16 [all tokens, D], lengths [clips]
+    CACHE/train-text.safetensors      which caption each clip has [clips], and the tokens of each caption [captions]
+    CACHE/train-text-00000.safetensors    embedded captions, 64 a file: text bf16 [all their tokens, D]
 
 A shard is written atomically and listed after it is whole, so encoding resumes shard by shard. When the VAE, the data
 or the size of the clips change, the latents are stale and made again, with a notice; a damaged shard likewise. Captions
 are embedded anew, without touching a clip, when the text encoder changes.
+
+Several processes share the work: of n, each encodes every n-th shard, and the first keeps the list.
 """
 
 from __future__ import annotations
@@ -29,18 +32,20 @@ from synclora.diffusion.lora import fingerprint
 from synclora.errors import SyncloraError
 from synclora.tensors import make_folder, read_tensors, write_tensors
 from synclora.training.clips import ClipSet
+from synclora.training.world import World
 
 FORMAT = 2
-CAPTIONS_AT_ONCE = 64
+CAPTIONS_A_FILE = 64
+TOKENS_AT_ONCE = 8192  # of captions embedded in one batch; bounds memory (LTX-2 keeps every layer of its encoder)
 PIXELS_AT_ONCE = 4_000_000  # frames * height * width encoded in one batch; bounds memory, not results
 TEXT_MULTIPLE = 16  # prompts of a batch are padded to a multiple of this many tokens
 
 
 class LatentCache:
-    """The latents and prompts of a `ClipSet`, by clip number."""
+    """The latents and prompts of a `ClipSet`, by clip number; `steps` and `embed` are called in all processes alike."""
 
-    def __init__(self, folder: Path | str, clips: ClipSet, backbone: Backbone) -> None:
-        self.folder, self.clips, self.backbone = Path(folder), clips, backbone
+    def __init__(self, folder: Path | str, clips: ClipSet, backbone: Backbone, world: World | None = None) -> None:
+        self.folder, self.clips, self.backbone, self.world = Path(folder), clips, backbone, world or World()
         self.made_from = {
             "format": str(FORMAT),
             "data": clips.content,
@@ -49,8 +54,9 @@ class LatentCache:
         }
         self._place = {clip: (shard, at) for shard, part in enumerate(clips.shards) for at, clip in enumerate(part)}
         self._open: dict[int, Any] = {}
+        self._open_texts: dict[int, Any] = {}
         self._captions: dict[int, list[str]] = {}
-        self._text: tuple[Tensor, Tensor] | None = None
+        self._text: _Captions | None = None
         self._notice: Callable[[str], None] = lambda _: None
 
     def fill(
@@ -78,21 +84,24 @@ class LatentCache:
         """
         self._notice = notice
         make_folder(self.folder)
-        self._sweep()
-        listed = self._fresh_list(notice)
-        for shard in range(len(self.clips.shards)):
-            path = self._path(shard)
-            recorded, found = listed.get(path.name), _sha256(path)
-            if recorded is not None and found != recorded:
-                notice(f"{path}: {'missing' if found is None else 'damaged'}; it is encoded again.")
-            if recorded is None or found != recorded:
-                latents, captions = self._encode(shard)
-                write_tensors(path, {"latents": latents}, {"captions": json.dumps(captions)})
-                listed[path.name] = _sha256(path) or ""
-                write_json(self._list_path, {"made_from": self.made_from, "shards": listed})
-                yield True
-            else:
-                yield False
+        listed = self.world.on_main(self._begin)
+        if not listed:
+            self._open.clear()
+            self._captions.clear()
+            self._text = None
+        shards = len(self.clips.shards)
+        for first in range(0, shards, self.world.size):
+            shard = first + self.world.rank
+            done = self.world.gather(self._fill_shard(shard, listed) if shard < shards else None)
+            for name, digest, made in filter(None, done):
+                listed[name] = digest
+                if made and self.world.main:
+                    write_json(self._list_path, {"made_from": self.made_from, "shards": listed})
+                yield made
+
+    def embed(self) -> None:
+        """Embed the captions, where that is not done; the cache must be filled."""
+        self._text = self._embedded_captions()
 
     def latents(self, clips: list[int]) -> Tensor:
         """Normalised latents, float32 [n, C, f, h, w] (stored as bf16)."""
@@ -105,10 +114,15 @@ class LatentCache:
     def text(self, clips: list[int]) -> list[Tensor]:
         """Each clip's embedded prompt, float32 [T, D], without padding; see `pad_texts`."""
         if self._text is None:
-            self._text = self._embedded_captions()
-        text, ends = self._text
-        starts = [int(ends[clip - 1]) if clip else 0 for clip in clips]
-        return [text[start : int(ends[clip])].float() for start, clip in zip(starts, clips, strict=True)]
+            self.embed()
+        assert self._text is not None
+        texts = []
+        for clip in clips:
+            index, rows = self._text.place(clip)
+            if index not in self._open_texts:
+                self._open_texts[index] = _open(self._text_path(index))
+            texts.append(self._open_texts[index].get_slice("text")[rows].float())
+        return texts
 
     def captions(self, clips: list[int]) -> list[str]:
         """Each clip's caption, in words."""
@@ -122,13 +136,20 @@ class LatentCache:
 
     def _file(self, shard: int) -> Any:
         if shard not in self._open:
-            try:
-                self._open[shard] = safe_open(str(self._path(shard)), framework="pt").__enter__()
-            except (FileNotFoundError, SafetensorError) as error:
-                raise SyncloraError(
-                    f"{self._path(shard)}: cannot be read ({error}). Start again: what is missing is encoded anew."
-                ) from error
+            self._open[shard] = _open(self._path(shard))
         return self._open[shard]
+
+    def _fill_shard(self, shard: int, listed: dict[str, str]) -> tuple[str, str, bool]:
+        """A shard's file name and sha256, and whether it had to be encoded."""
+        path = self._path(shard)
+        recorded, found = listed.get(path.name), _sha256(path)
+        if recorded is not None and found == recorded:
+            return path.name, recorded, False
+        if recorded is not None:
+            self._notice(f"{path}: {'missing' if found is None else 'damaged'}; it is encoded again.")
+        latents, captions = self._encode(shard)
+        write_tensors(path, {"latents": latents}, {"captions": json.dumps(captions)})
+        return path.name, _sha256(path) or "", True
 
     def _encode(self, shard: int) -> tuple[Tensor, list[str]]:
         frames_nFHW3, captions = self.clips.load(shard)
@@ -143,31 +164,58 @@ class LatentCache:
             self._check(latent, f"clip {clip} of the {self.clips.name} data ({caption!r})")
         return joined.to(torch.bfloat16), captions
 
-    def _embedded_captions(self) -> tuple[Tensor, Tensor]:
-        """All tokens [tokens, D] and where each clip's end [clips]; embedded when first asked for, then read."""
+    def _embedded_captions(self) -> _Captions:
+        """The captions, each once, as embedded on disk; embedded first where they are not there whole."""
         captions = self.captions([clip for part in self.clips.shards for clip in part])
+        distinct = list(dict.fromkeys(captions))
         made_from = {
+            "format": str(FORMAT),
             "text_encoder": module_fingerprint(self.backbone, "text_encoder"),
             "captions": hashlib.sha256(json.dumps(captions).encode()).hexdigest(),
         }
-        if self._text_path.exists():
-            try:
-                stored, found = read_tensors(self._text_path)
-                if found == made_from:
-                    return stored["text"], stored["lengths"].cumsum(0)
-                self._notice(f"{self._text_path}: text encoder or captions changed; the captions are embedded again.")
-            except SyncloraError:
-                self._notice(f"{self._text_path}: damaged; the captions are embedded again.")
+        files = [self._text_path(index) for index in range(-(-len(distinct) // CAPTIONS_A_FILE))]
+        stored = self.world.on_main(lambda: self._stored_captions(made_from, files))
+        if stored is not None:
+            return stored
+        self._open_texts.clear()
+        parts = self.world.gather(
+            [(index, self._embed(index, distinct)) for index in self.world.mine([*range(len(files))])]
+        )
+        lengths = [length for _, part in sorted(pair for share in parts for pair in share) for length in part]
+        number = {caption: index for index, caption in enumerate(distinct)}
+        made = _Captions(torch.tensor([number[caption] for caption in captions]), torch.tensor(lengths))
+        if self.world.main:
+            made_from["files"] = json.dumps([_sha256(file) for file in files])
+            write_tensors(self._text_list_path, {"caption": made.caption, "lengths": made.lengths}, made_from)
+        return made
+
+    def _stored_captions(self, made_from: dict[str, str], files: list[Path]) -> _Captions | None:
+        if not self._text_list_path.exists():
+            return None
+        try:
+            stored, found = read_tensors(self._text_list_path)
+            if found == made_from | {"files": json.dumps([_sha256(file) for file in files])}:
+                return _Captions(stored["caption"], stored["lengths"])
+            self._notice(
+                f"{self._text_list_path}: text encoder or captions changed, or a file is damaged; the captions are "
+                "embedded again."
+            )
+        except (SyncloraError, KeyError):
+            self._notice(f"{self._text_list_path}: damaged; the captions are embedded again.")
+        return None
+
+    def _embed(self, index: int, distinct: list[str]) -> list[int]:
+        """Embed and write one file of captions; the tokens of each."""
+        captions = distinct[index * CAPTIONS_A_FILE : (index + 1) * CAPTIONS_A_FILE]
+        at_once = max(1, TOKENS_AT_ONCE // getattr(self.backbone, "prompt_tokens", 256))
         prompts: list[Tensor] = []
-        for first in range(0, len(captions), CAPTIONS_AT_ONCE):
-            text = self.backbone.embed(captions[first : first + CAPTIONS_AT_ONCE])
+        for first in range(0, len(captions), at_once):
+            text = self.backbone.embed(captions[first : first + at_once])
             prompts += [hidden[mask].cpu() for hidden, mask in zip(text.hidden, text.mask, strict=True)]
         for caption, prompt in zip(captions, prompts, strict=True):
             self._check(prompt, f"the caption {caption!r}")
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        text = torch.cat(prompts).to(torch.bfloat16)
-        write_tensors(self._text_path, {"text": text, "lengths": lengths}, made_from)
-        return text, lengths.cumsum(0)
+        write_tensors(self._text_path(index), {"text": torch.cat(prompts).to(torch.bfloat16)})
+        return [len(prompt) for prompt in prompts]
 
     def _check(self, encoded: Tensor, what: str) -> None:
         if not encoded.isfinite().all():
@@ -176,26 +224,24 @@ class LatentCache:
                 f"Check the weights of the backbone {self.backbone.name}, or set precision: fp32."
             )
 
-    def _fresh_list(self, notice: Callable[[str], None]) -> dict[str, str]:
+    def _begin(self) -> dict[str, str]:
         """sha256 of each shard that was made from what we have now; empties a stale cache."""
+        self._sweep()
         try:
             stored = json.loads(self._list_path.read_text(encoding="utf-8"))
             made_from, shards = dict(stored["made_from"]), dict(stored["shards"])
         except FileNotFoundError:
             made_from, shards = self.made_from, {}
         except (OSError, ValueError, KeyError, TypeError):
-            notice(f"{self._list_path}: not readable; its latents are encoded again.")
+            self._notice(f"{self._list_path}: not readable; its latents are encoded again.")
             made_from, shards = self.made_from, {}
         if made_from != self.made_from:
             changed = [name for name, value in self.made_from.items() if made_from.get(name) != value]
-            notice(f"{self._list_path}: stale latents ({', '.join(changed)} changed); they are encoded again.")
+            self._notice(f"{self._list_path}: stale latents ({', '.join(changed)} changed); they are encoded again.")
             shards = {}
         if not shards:
             for path in self.folder.glob(f"{self.clips.name}-*.safetensors"):
                 path.unlink()
-            self._open.clear()
-            self._captions.clear()
-            self._text = None
         return shards
 
     def _sweep(self) -> None:
@@ -206,13 +252,30 @@ class LatentCache:
     def _path(self, shard: int) -> Path:
         return self.folder / f"{self.clips.name}-{shard:05d}.safetensors"
 
+    def _text_path(self, index: int) -> Path:
+        return self.folder / f"{self.clips.name}-text-{index:05d}.safetensors"
+
     @property
-    def _text_path(self) -> Path:
+    def _text_list_path(self) -> Path:
         return self.folder / f"{self.clips.name}-text.safetensors"
 
     @property
     def _list_path(self) -> Path:
         return self.folder / f"{self.clips.name}.json"
+
+
+class _Captions:
+    """Which of the distinct captions each clip has, and where each lies in the files."""
+
+    def __init__(self, caption: Tensor, lengths: Tensor) -> None:
+        self.caption, self.lengths = caption, lengths
+        self._ends = [part.cumsum(0) for part in lengths.split(CAPTIONS_A_FILE)]
+
+    def place(self, clip: int) -> tuple[int, slice]:
+        """The file of a clip's caption and its rows there."""
+        index, at = divmod(int(self.caption[clip]), CAPTIONS_A_FILE)
+        ends = self._ends[index]
+        return index, slice(int(ends[at - 1]) if at else 0, int(ends[at]))
 
 
 def pad_texts(texts: list[Tensor]) -> Text:
@@ -228,6 +291,15 @@ def module_fingerprint(backbone: Backbone, name: str) -> str:
     """An identity of the weights of one part of a backbone; "none" where it has no such part."""
     module = getattr(backbone, name, None)
     return fingerprint(module) if isinstance(module, nn.Module) else "none"
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(str(path), framework="pt").__enter__()
+    except (FileNotFoundError, SafetensorError) as error:
+        raise SyncloraError(
+            f"{path}: cannot be read ({error}). Start again: what is missing is encoded anew."
+        ) from error
 
 
 def _sha256(path: Path) -> str | None:

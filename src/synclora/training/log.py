@@ -68,6 +68,28 @@ class RunLog:
         self._progress.console.print(escape(text), soft_wrap=True, highlight=False)
 
 
+class NoLog(RunLog):
+    """What processes other than the first have in its place."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def numbers(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def advance(self, step: int, note: str) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+
 def _lines_until(path: Path, step: int) -> list[str]:
     """Whole lines of steps up to `step`; a line cut short by a kill is left out."""
     kept = []

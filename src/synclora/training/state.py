@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from synclora.atomic import atomic_path
 from synclora.errors import SyncloraError
 from synclora.tensors import dump_tensors, make_folder, read_tensors
+from synclora.training.precision import join_moment, parts_of_moment
 
 FORMAT = 1
 STATE_FILE = "state.json"
@@ -81,7 +82,10 @@ def warmup_cosine(step: int, warmup: int, total: int, lr: float, floor: float = 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set one learning rate for all parameter groups."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def step_seed(seed: int, step: int, stream: str = "step") -> int:
@@ -253,7 +257,8 @@ def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
         for key, value in state.optimizer.state.get(parameter, {}).items():
             if not isinstance(value, Tensor):
                 raise ValueError(f"optimizer state {key} of {name} is {type(value).__name__}; it must be a tensor")
-            tensors[f"{name}:{key}"] = value
+            parts = parts_of_moment(value)
+            tensors |= {f"{name}:{key}": value} if parts is None else {f"{name}:{key}.{n}": p for n, p in parts.items()}
     return tensors
 
 
@@ -272,10 +277,16 @@ def _load_optimizer(path: Path, state: TrainState) -> None:
     state.optimizer.state.clear()
     # Set directly: Optimizer.load_state_dict would cast the moments to the parameter's dtype.
     for name, values in grouped.items():
-        parameter = parameters[name]
+        parameter, parts = parameters[name], dict[str, dict[str, Tensor]]()
         for key, value in values.items():
+            if "." in key:  # of a moment in 8 bits
+                moment, part = key.split(".")
+                parts.setdefault(moment, {})[part] = value
+                continue
             stays = key == "step" and id(parameter) not in on_device
             state.optimizer.state[parameter][key] = value if stays else value.to(parameter.device)
+        for moment, tensors in parts.items():
+            state.optimizer.state[parameter][moment] = join_moment(moment, tensors, parameter)
 
 
 def _rng_tensors() -> dict[str, Tensor]:

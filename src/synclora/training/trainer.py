@@ -1,6 +1,7 @@
 """Train a LoRA on a frozen backbone.
 
     synclora train recipes/nano/sync_lora.yaml
+    accelerate launch --num_processes 8 -m synclora train CONFIG.yaml         # a process for each of 8 GPUs
 
     OUTPUT/config.yaml            the resolved configuration
     OUTPUT/cache/                 encoded clips and prompts
@@ -10,35 +11,42 @@
 
 Started again, it goes on from the newest whole checkpoint and ends with the same adapter, bit for bit on the CPU, as if
 it had never stopped. It never starts over in a folder that holds another run.
+
+Several processes hold the same LoRA and the same optimizer. A step's pairs and noise are drawn for all of them at once
+and dealt out; their gradients are averaged, once a step. So n processes do what one does with n times the accumulation.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-import yaml
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from synclora import __version__
 from synclora.backbones.base import Backbone
-from synclora.diffusion.lora import TARGETS, add_lora, resume_lora, save_lora
+from synclora.diffusion.lora import save_lora
 from synclora.errors import SyncloraError
 from synclora.tensors import make_folder
+from synclora.training import prepare
+from synclora.training.buckets import BucketSampler, buckets_of
 from synclora.training.clips import open_clips
-from synclora.training.config import TrainConfig, differences, load_config
+from synclora.training.config import TrainConfig, load_config
+from synclora.training.ema import MovingAverage
+from synclora.training.folder import ADAPTER, PAIRS_A_STEP, how_to_go_on, newest
+from synclora.training.folder import only_run as _only_run
 from synclora.training.latents import LatentCache, module_fingerprint
-from synclora.training.log import RunLog
-from synclora.training.objective import Draws, load_batch, precision_context, velocity_loss
+from synclora.training.log import NoLog, RunLog
+from synclora.training.objective import Draws, load_batch, precision_context, step_loss
+from synclora.training.placement import place_base, place_small, vae_on
+from synclora.training.precision import make_optimizer, step_context
 from synclora.training.state import (
-    PairSampler,
     TrainState,
-    checkpoints,
+    Weights,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
@@ -46,8 +54,7 @@ from synclora.training.state import (
     warmup_cosine,
 )
 from synclora.training.validation import held_out_loss, sample_edits
-
-ADAPTER = "adapter.safetensors"
+from synclora.training.world import World
 
 
 def train(
@@ -67,36 +74,55 @@ def train(
 
     Raises:
         SyncloraError: a bad configuration or bad data, an output folder that cannot be written or belongs to another
-            run, a loss that is not a number (names the step), or too little memory.
+            run, a loss that is not a number (names the step), or too little memory. Of several processes one raises,
+            and the others end (see `synclora.training.world`).
     """
-    config = config if isinstance(config, TrainConfig) else load_config(config)
-    console = console or Console(stderr=True)
-    make_folder(config.output)
-    with _only_run(config.output):
-        checkpoint = _newest(config, resume)
-        if checkpoint is None:
-            config.save(config.output / "config.yaml")
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        backbone = _load(config) if backbone is None else backbone
-        try:
-            return _Run(config, backbone, console).run(checkpoint)
-        except torch.OutOfMemoryError as error:
-            raise SyncloraError(
-                f"{backbone.device} ran out of memory with batch {config.batch}. Lower batch (and raise accumulation "
-                "by as much), or set gradient_checkpointing: true; checkpoints stay."
-            ) from error
+    with World.open() as world:
+        config = config if isinstance(config, TrainConfig) else load_config(config)
+        output = config.output
+        if not world.main:
+            console = Console(file=open(os.devnull, "w"))  # noqa: SIM115
+        world.way_out = lambda: how_to_go_on(output)
+        make_folder(output)
+        with _only_run(output) if world.main else nullcontext():
+            adapter = _train(config, resume, world, backbone, console or Console(stderr=True))
+    if config.push_to_hub is not None and world.main:
+        from synclora.training.card import push
+
+        push(adapter, config, config.push_to_hub)
+    return adapter
+
+
+def _train(config: TrainConfig, resume: bool, world: World, backbone: Backbone | None, console: Console) -> Path:
+    checkpoint = world.on_main(lambda: newest(config, resume, world.size))
+    if checkpoint is None and world.main:
+        config.save(config.output / "config.yaml")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = world.device(config.device) if backbone is None else backbone.device
+    backbone = prepare.load(config, device) if backbone is None else backbone
+    try:
+        return _Run(config, world, device, backbone, console).run(checkpoint)
+    except torch.OutOfMemoryError as error:
+        raise SyncloraError(
+            f"{device} ran out of memory with batch {config.batch}. Lower batch (and raise accumulation by as much), "
+            "or set gradient_checkpointing: true, then quantize: int8, sharding: full or offload: true; checkpoints "
+            "stay."
+        ) from error
 
 
 class _Run:
     """One run: what is loaded, and the loop over it."""
 
-    def __init__(self, config: TrainConfig, backbone: Backbone, console: Console) -> None:
-        self.config, self.backbone, self.console = config, backbone, console
+    def __init__(
+        self, config: TrainConfig, world: World, device: torch.device, backbone: Backbone, console: Console
+    ) -> None:
+        self.config, self.world, self.device = config, world, device
+        self.backbone, self.console = backbone, console
         train_clips, held_out_clips = open_clips(config.data, backbone.geometry)
         folder = config.output / "cache" if config.data.cache is None else config.data.cache
-        self.pairs = LatentCache(folder, train_clips, backbone)
-        self.held_out = LatentCache(folder, held_out_clips, backbone)
+        self.pairs = LatentCache(folder, train_clips, backbone, world)
+        self.held_out = LatentCache(folder, held_out_clips, backbone, world)
         # The frozen base and the data, beside the configuration, are what a resume must find unchanged.
         self.origin = {
             "backbone": backbone.fingerprint(),
@@ -105,43 +131,67 @@ class _Run:
             "data": train_clips.identity,
         }
 
-        self.tokens = math.prod(backbone.geometry.latent_grid(config.data.frames))  # of the target
-
-        torch.manual_seed(config.seed)  # LoRA's initial weights
-        parameters = _add_lora(config, backbone, self.origin["backbone"])
-        trained = {name: tensor for name, tensor in backbone.transformer.named_parameters() if tensor.requires_grad}
-        optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-        self.state = TrainState(modules={"lora": trained}, optimizer=optimizer, extra=self.origin)
+        self.base_model = prepare.base_name(backbone)
+        parameters = prepare.put_lora(config, backbone, self.origin["backbone"])
+        place_small(backbone, device)
+        self.trained = {
+            name: tensor for name, tensor in backbone.transformer.named_parameters() if tensor.requires_grad
+        }
+        self.average = None if config.ema is None else MovingAverage(self.trained, config.ema)
+        modules: dict[str, Weights] = {"lora": self.trained}
+        if self.average is not None:
+            modules["ema"] = self.average.average
+        self.state = TrainState(modules, make_optimizer(config.optimizer, parameters, config.lr, config.weight_decay))
+        self.pairs_a_step = config.batch * config.accumulation * world.size
 
     def run(self, checkpoint: Path | None) -> Path:
         """Go on from a checkpoint, or from the start, to the adapter."""
         config, state = self.config, self.state
+        adapter = config.output / ADAPTER
         if checkpoint is not None:
             load_checkpoint(checkpoint, state)
             self._check_origin(checkpoint)
-            if state.step >= config.steps and self._adapter.is_file():
-                self._say(f"{self._adapter}: already finished at step {state.step}.")
-                return self._adapter
+            if state.step >= config.steps and adapter.is_file():
+                self._say(f"{adapter}: already finished at step {state.step}.")
+                return adapter
             self._say(f"going on from {checkpoint}")
-            config.save(config.output / "config.yaml")
+            if self.world.main:
+                config.save(config.output / "config.yaml")
+        state.extra = self.origin | {PAIRS_A_STEP: self.pairs_a_step}
+        self.empty = self._encode()
+        if config.quantize != "none" and (config.offload or config.sharding == "full"):
+            self._say(
+                f"quantize: {config.quantize} keeps the base whole on every device; offload and sharding do nothing "
+                "beside it."
+            )
+        place_base(self.backbone, config, self.world, self.device)
+        with self._log() as log:
+            self._loop(log)
+        if self.world.main:
+            self._save_adapter(adapter)
+        return adapter
+
+    def _encode(self) -> Tensor:
+        """Fill the caches, with a bar; returns the embedded empty prompt [T, D]."""
         for cache in (self.held_out, self.pairs):
-            self._fill(cache)
+            steps, shards = cache.steps(self._say), len(cache.clips.shards)
+            for _ in track(steps, f"encoding {cache.clips.name} clips", shards, console=self.console):
+                pass
+            cache.embed()
         with torch.no_grad():
             empty = self.backbone.embed([""])
-        self.empty = empty.hidden[0][empty.mask[0]].to(torch.bfloat16).float().cpu()
-        with RunLog(config.output, state.step, config.steps, self.console) as log:
-            self._loop(log)
-        self._save_adapter()
-        return self._adapter
+        return empty.hidden[0][empty.mask[0]].to(torch.bfloat16).float().cpu()
 
     def _loop(self, log: RunLog) -> None:
         config, state = self.config, self.state
-        sampler = PairSampler(len(self.pairs.clips.pairs), config.batch * config.accumulation, config.seed)
+        sampler = BucketSampler(buckets_of(self.pairs.clips), self.pairs_a_step, config.seed)
         if state.step == 0:
             self._validate(log)
         while state.step < config.steps:
             values = self._step(sampler.indices(state.step))
             state.step += 1
+            if self.average is not None:
+                self.average.update(state.step)
             log.advance(state.step, f"loss {values['train/loss']:.4f}")
             last = state.step == config.steps
             if last or state.step % config.log_every == 0:
@@ -150,38 +200,57 @@ class _Run:
                 self._validate(log)
             if config.samples and (last or state.step % config.sample_every == 0):
                 self._sample(log)
-            if last or state.step % config.checkpoint_every == 0:
+            if self.world.main and (last or state.step % config.checkpoint_every == 0):
                 save_checkpoint(self._checkpoints, state, config.keep)
 
     def _step(self, pairs: list[int]) -> dict[str, float]:
-        """One optimizer step; all its randomness comes from (seed, step)."""
-        config, state, backbone = self.config, self.state, self.backbone
-        assert state.optimizer is not None
-        channels = backbone.geometry.channels
-        draws = Draws.of_step(config.seed, state.step, len(pairs), self.tokens, channels, config.caption_dropout)
-        lr = warmup_cosine(state.step, config.warmup, config.steps, config.lr)
-        set_lr(state.optimizer, lr)
-        total = 0.0
-        for first in range(0, len(pairs), config.batch):
+        """One optimizer step on the pairs of all processes; all its randomness comes from (seed, step)."""
+        config, backbone, optimizer = self.config, self.backbone, self.state.optimizer
+        assert optimizer is not None
+        grid = self.pairs.latents([self.pairs.clips.pairs[pairs[0]][1]]).shape[2:]  # of the target
+        draws = Draws.of_step(
+            config.seed,
+            self.state.step,
+            len(pairs),
+            math.prod(grid),
+            backbone.geometry.channels,
+            config.caption_dropout,
+            config.later_windows,
+            grid[0],
+            config.sampling_steps,
+        )
+        lr = warmup_cosine(self.state.step, config.warmup, config.steps, config.lr)
+        set_lr(optimizer, lr)
+        total = torch.zeros((), dtype=torch.float64)
+        for first in self.world.mine([*range(0, len(pairs), config.batch)]):
             part = slice(first, first + config.batch)
             draw = draws[part]
-            batch = load_batch(self.pairs, pairs[part], self.empty, draw.no_prompt).to(backbone.device)
-            sigma, noise = draw.sigma.to(backbone.device), draw.noise.to(backbone.device)
+            batch = load_batch(self.pairs, pairs[part], self.empty, draw.no_prompt).to(self.device)
             with self._precision():
-                loss = velocity_loss(backbone, batch, sigma, noise, config.attention) / config.accumulation
+                loss = step_loss(backbone, batch, draw.to(self.device), config.attention) / config.accumulation
             loss.backward()
             total += loss.item()
-        norm = nn.utils.clip_grad_norm_(list(self._trained.values()), config.grad_clip).item()
-        self._require_finite({"loss": total, "gradient norm": norm})
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
-        return {"train/loss": total, "train/gradient_norm": norm, "train/lr": lr}
+        self.world.average(tensor.grad for tensor in self.trained.values() if tensor.grad is not None)
+        loss_of_all = (self.world.total(total) / self.world.size).item()
+        norm = nn.utils.clip_grad_norm_(list(self.trained.values()), config.grad_clip).item()
+        self._require_finite({"loss": loss_of_all, "gradient norm": norm})
+        with step_context(optimizer):
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return {"train/loss": loss_of_all, "train/gradient_norm": norm, "train/lr": lr}
 
     def _validate(self, log: RunLog) -> None:
         config = self.config
-        with self._precision():
+        with self._averaged(), self._precision():
             values = held_out_loss(
-                self.backbone, self.held_out, self.empty, config.attention, config.batch, config.seed
+                self.backbone,
+                self.held_out,
+                self.empty,
+                config.attention,
+                config.batch,
+                config.seed,
+                self.world,
+                config.sampling_steps,
             )
         self._require_finite(values)
         log.numbers(self.state.step, values)
@@ -189,53 +258,35 @@ class _Run:
     def _sample(self, log: RunLog) -> None:
         config = self.config
         path = config.output / "samples" / f"step-{self.state.step:08d}.png"
-        with self._precision():
-            values = sample_edits(
-                self.backbone, self.held_out, self.empty, config.attention, config.samples, config.seed, path
-            )
+        given = (self.backbone, self.held_out, self.empty, config.attention, config.samples, config.seed, path)
+        with self._averaged(), self._precision(), vae_on(self.backbone, self.device):
+            values = sample_edits(*given, self.world, log.say, config.sampling_steps)
         log.numbers(self.state.step, values)
 
-    def _fill(self, cache: LatentCache) -> None:
-        """Encode what the cache lacks, with a bar."""
-        steps = cache.steps(self._say)
-        for _ in track(steps, f"encoding {cache.clips.name} clips", len(cache.clips.shards), console=self.console):
-            pass
-
-    def _say(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
-
     def _check_origin(self, checkpoint: Path) -> None:
-        extra, self.state.extra = self.state.extra, self.origin
-        changed = [name for name, value in self.origin.items() if extra.get(name) != value]
+        changed = [name for name, value in self.origin.items() if self.state.extra.get(name) != value]
         if changed:
             raise SyncloraError(
                 f"{checkpoint}: this run was started with another content of: {', '.join(changed)}. "
                 "Bring it back to go on, or choose another output."
             )
 
-    def _save_adapter(self) -> None:
-        config = self.config
-        provenance = {
-            "synclora_version": __version__,
-            "backbone": config.backbone,
-            "config_sha256": config.digest(),
-            "steps": str(self.state.step),
-            "data": "procedural" if config.data.procedural else "pairs",
-            "data_sha256": self.origin["data"],
-            "pairs": str(len(self.pairs.clips.pairs)),
-            "rank": str(config.rank),
-            "seed": str(config.seed),
-        }
-        save_lora(
-            self._adapter,
-            self.backbone.transformer,
-            base_fingerprint=self.origin["backbone"],
-            reference_attention=config.attention,
-            metadata=provenance,
-        )
-
-    def _precision(self):
-        return precision_context(self.backbone.device, self.config.precision)
+    def _save_adapter(self, path: Path) -> None:
+        with self._averaged():
+            save_lora(
+                path,
+                self.backbone.transformer,
+                base_fingerprint=self.origin["backbone"],
+                reference_attention=self.config.attention,
+                metadata=prepare.provenance(
+                    self.config,
+                    self.backbone,
+                    self.pairs,
+                    base_model=self.base_model,
+                    steps=self.state.step,
+                    data=self.origin["data"],
+                ),
+            )
 
     def _require_finite(self, values: dict[str, float]) -> None:
         if all(math.isfinite(value) for value in values.values()):
@@ -248,96 +299,20 @@ class _Run:
             "Lower lr, raise warmup or set precision: fp32, and train into another output."
         )
 
-    @property
-    def _trained(self) -> dict[str, Tensor]:
-        weights = self.state.modules["lora"]
-        assert isinstance(weights, dict)
-        return weights
+    def _log(self) -> RunLog:
+        if not self.world.main:
+            return NoLog()
+        return RunLog(self.config.output, self.state.step, self.config.steps, self.console)
 
-    @property
-    def _adapter(self) -> Path:
-        return self.config.output / ADAPTER
+    def _say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def _averaged(self):
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def _precision(self):
+        return precision_context(self.device, self.config.precision)
 
     @property
     def _checkpoints(self) -> Path:
         return self.config.output / "checkpoints"
-
-
-def _add_lora(config: TrainConfig, backbone: Backbone, base_fingerprint: str) -> list[nn.Parameter]:
-    targets = TARGETS if config.targets is None else config.targets
-    if config.start is not None:
-        parameters = resume_lora(backbone.transformer, config.start, base_fingerprint=base_fingerprint)
-        if (rank := len(parameters[0])) != config.rank:
-            raise SyncloraError(f"{config.start}: a LoRA of rank {rank}, but rank is {config.rank}. Set rank: {rank}.")
-        return _with_checkpointing(config, backbone, parameters)
-    try:
-        parameters = add_lora(backbone.transformer, config.rank, config.lora_alpha, targets)
-    except ValueError as error:
-        raise SyncloraError(
-            f"targets {list(targets)}: no such layers in the backbone ({error}). Give ends of module names, "
-            "such as attn1.to_q, or leave targets out."
-        ) from error
-    return _with_checkpointing(config, backbone, parameters)
-
-
-def _with_checkpointing(config: TrainConfig, backbone: Backbone, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
-    if config.gradient_checkpointing:
-        backbone.transformer.enable_gradient_checkpointing()  # type: ignore[operator]
-    return parameters
-
-
-def _load(config: TrainConfig) -> Backbone:
-    from synclora.backbones.presets import load_backbone
-
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    return load_backbone(config.backbone, device, dtype)
-
-
-def _newest(config: TrainConfig, resume: bool) -> Path | None:
-    """The checkpoint to go on from, None for a fresh folder; SyncloraError where the folder holds another run."""
-    output, folder = config.output, config.output / "checkpoints"
-    found = checkpoints(folder)
-    if not found and not (output / ADAPTER).exists():
-        return None
-    if not resume:
-        raise SyncloraError(
-            f"{output}: holds a run already. Resume it, or choose another output; nothing is overwritten."
-        )
-    newest = latest_checkpoint(folder)
-    if newest is None:
-        raise SyncloraError(
-            f"{output}: holds a run, but no whole checkpoint to go on from ({len(found)} damaged). "
-            "Restore one, or choose another output; nothing is overwritten."
-        )
-    try:
-        saved = yaml.safe_load((output / "config.yaml").read_text(encoding="utf-8"))
-        changed = differences(saved, config)
-    except (OSError, yaml.YAMLError, AttributeError) as error:
-        raise SyncloraError(
-            f"{output / 'config.yaml'}: not readable, so it cannot be told whether this is the same run. "
-            "Restore it, or choose another output."
-        ) from error
-    if changed:
-        raise SyncloraError(
-            f"{output}: holds a run with other settings: {'; '.join(changed)}. "
-            "Set them back to resume it, or choose another output."
-        )
-    return newest
-
-
-@contextmanager
-def _only_run(output: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system frees it however the process ends."""
-    import fcntl
-
-    with open(output / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SyncloraError(
-                f"{output}: another run is training here. Wait for it, or choose another output."
-            ) from error
-        yield

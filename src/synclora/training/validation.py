@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -11,44 +14,68 @@ from torch import Tensor
 
 from synclora.atomic import atomic_path
 from synclora.backbones.base import Attention, Backbone
-from synclora.clip import from_model
+from synclora.clip import Clip, from_model
 from synclora.diffusion.flow import add_noise, noise_for, quantile_sigmas, sample_loop, sigma_schedule
+from synclora.training.buckets import buckets_of
 from synclora.training.latents import LatentCache
 from synclora.training.objective import Batch, load_batch, velocity_loss
 from synclora.training.state import step_generator
+from synclora.training.world import World
 
 QUANTILES = 4  # noise levels the held-out loss is measured at
-SAMPLE_STEPS = 8  # denoising steps of a sample edit
+SAMPLE_STEPS = 8  # denoising steps of a sample edit where training is not for a certain number
 COLUMNS = 8  # frames shown in a strip
 GAP, LABEL = 4, 72  # px
 
 
 @torch.no_grad()
 def held_out_loss(
-    backbone: Backbone, cache: LatentCache, empty: Tensor, attention: Attention, batch: int, seed: int
+    backbone: Backbone,
+    cache: LatentCache,
+    empty: Tensor,
+    attention: Attention,
+    batch: int,
+    seed: int,
+    world: World | None = None,
+    sampling_steps: int | None = None,
 ) -> dict[str, float]:
     """Velocity loss over all held-out pairs at fixed quantiles of the training's noise levels, with fixed noise.
 
+    With `sampling_steps` at the levels that editing in so many steps visits.
+
     The same pairs, noise and levels at every call, so values compare from step to step. Returns `validation/loss` (the
-    mean) and one value for each level, e.g. `validation/loss_at_0.420`.
+    mean) and one value for each level, e.g. `validation/loss_at_0.420`; with clips of several sizes, whose levels
+    differ, one for each quantile, e.g. `validation/loss_q1`.
+
+    Several processes share the batches, all of them call this, and each runs the network as often as the others.
     """
-    geometry = backbone.geometry
-    pairs = list(range(len(cache.clips.pairs)))
-    totals = torch.zeros(QUANTILES, dtype=torch.float64)
-    levels = torch.zeros(QUANTILES)
-    for first in range(0, len(pairs), batch):
-        part = pairs[first : first + batch]
+    world = world or World()
+    parts = [
+        list(bucket[first : first + batch])
+        for bucket in buckets_of(cache.clips)
+        for first in range(0, len(bucket), batch)
+    ]
+    count = sampling_steps or QUANTILES
+    totals = torch.zeros(count, dtype=torch.float64)
+    shown: list[tuple[float, ...]] = []
+    for turn in range(0, len(parts), world.size):
+        idle = turn + world.rank >= len(parts)  # runs the network, which may need all processes, to no purpose
+        part = parts[turn if idle else turn + world.rank]
         data = load_batch(cache, part, empty).to(backbone.device)
         tokens = data.target[0, 0].numel()
-        levels = quantile_sigmas(QUANTILES, tokens)
+        levels = sigma_schedule(count, tokens)[:-1] if sampling_steps else quantile_sigmas(count, tokens)
+        shown.append(tuple(levels.tolist()))
         for index, level in enumerate(levels):
-            generator = step_generator(seed, first, f"validation {index}")
-            noise = torch.randn(len(part), tokens, geometry.channels, generator=generator).to(backbone.device)
+            generator = step_generator(seed, part[0], f"validation {index}")
+            noise = torch.randn(len(part), tokens, backbone.geometry.channels, generator=generator).to(backbone.device)
             sigma = level.expand(len(part)).to(backbone.device)
-            totals[index] += velocity_loss(backbone, data, sigma, noise, attention).item() * len(part)
-    losses = (totals / len(pairs)).tolist()
-    return {"validation/loss": sum(losses) / QUANTILES} | {
-        f"validation/loss_at_{level:.3f}": loss for level, loss in zip(levels.tolist(), losses, strict=True)
+            loss = velocity_loss(backbone, data, sigma, noise, attention).item()
+            totals[index] += 0 if idle else loss * len(part)
+    losses = (world.total(totals) / len(cache.clips.pairs)).tolist()
+    of_all = sorted({levels for share in world.gather(shown) for levels in share})
+    names = [f"at_{level:.3f}" for level in of_all[0]] if len(of_all) == 1 else [f"q{i + 1}" for i in range(count)]
+    return {"validation/loss": sum(losses) / count} | {
+        f"validation/loss_{name}": loss for name, loss in zip(names, losses, strict=True)
     }
 
 
@@ -66,32 +93,88 @@ def edit_latents(backbone: Backbone, batch: Batch, attention: Attention, steps: 
     return edited.target_latents()
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """One sample edit, drawn and measured; sync is None where it could not be judged."""
+
+    strip: Image.Image
+    psnr: float  # dB, edited against true, frame 0 left out
+    psnr_repeat: float  # dB, of repeating the given frame
+    sync: float | None  # in [0, 1], edited against source
+    notice: str = ""
+
+
 def sample_edits(
-    backbone: Backbone, cache: LatentCache, empty: Tensor, attention: Attention, count: int, seed: int, path: Path
+    backbone: Backbone,
+    cache: LatentCache,
+    empty: Tensor,
+    attention: Attention,
+    count: int,
+    seed: int,
+    path: Path,
+    world: World | None = None,
+    notice: Callable[[str], None] = lambda _: None,
+    sampling_steps: int | None = None,
 ) -> dict[str, float]:
     """Edit the first `count` held-out pairs and write one strip image of them.
 
     Each pair shows the source, the edited and the true clip over time, the given first frame at the left. Source and
     truth went through the VAE as well, so what differs is the edit's doing. Returns `samples/psnr` (dB, edited against
-    true, frame 0 left out) and `samples/psnr_repeat`, what repeating the given frame would score.
+    true, frame 0 left out), `samples/psnr_repeat`, what repeating the given frame would score, and, where faces can be
+    measured, `samples/sync`: the mean sync score of the edited clips against their sources.
+
+    Several processes share the pairs, each measuring its own, and all of them call this. `notice` is told why there is
+    no sync score, if MediaPipe is missing.
     """
-    strips, psnrs, repeats = [], [], []
-    for pair in range(min(count, len(cache.clips.pairs))):
+    world = world or World()
+    pairs = list(range(min(count, len(cache.clips.pairs))))
+    samples: list[_Sample] = []
+    for turn in range(0, len(pairs), world.size):
+        idle = turn + world.rank >= len(pairs)
+        pair = pairs[turn if idle else turn + world.rank]
         batch = load_batch(cache, [pair], empty).to(backbone.device)
-        edited = from_model(backbone.decode(edit_latents(backbone, batch, attention, SAMPLE_STEPS, seed)))
-        source, true = from_model(backbone.decode(batch.source)), from_model(backbone.decode(batch.target))
-        strips.append(strip(source, edited, true))
-        psnrs.append(_psnr(edited[1:], true[1:]))
-        repeats.append(_psnr(true[:1].expand_as(true[1:]), true[1:]))
-    height = sum(image.height for image in strips)
-    sheet = Image.new("RGB", (max(image.width for image in strips), height), "white")
+        edited = edit_latents(backbone, batch, attention, sampling_steps or SAMPLE_STEPS, seed)
+        samples += [s for s in world.gather(None if idle else _sample(backbone, batch, edited)) if s is not None]
+    if world.main:
+        _write_sheet(path, [sample.strip for sample in samples])
+    for text in dict.fromkeys(sample.notice for sample in samples if sample.notice):
+        notice(text)
+    values = {
+        "samples/psnr": _mean([sample.psnr for sample in samples]),
+        "samples/psnr_repeat": _mean([sample.psnr_repeat for sample in samples]),
+    }
+    scores = [sample.sync for sample in samples if sample.sync is not None]
+    return values | ({"samples/sync": _mean(scores)} if scores else {})
+
+
+def _sample(backbone: Backbone, batch: Batch, edited_latents: Tensor) -> _Sample:
+    edited = from_model(backbone.decode(edited_latents)).cpu()
+    source, true = (from_model(backbone.decode(latents)).cpu() for latents in (batch.source, batch.target))
+    sync, notice = _sync(source, edited, backbone.geometry.fps)
+    repeated = true[:1].expand_as(true[1:])
+    return _Sample(strip(source, edited, true), _psnr(edited[1:], true[1:]), _psnr(repeated, true[1:]), sync, notice)
+
+
+def _sync(source: Tensor, edited: Tensor, fps: float) -> tuple[float | None, str]:
+    """The sync score of two clips, uint8 [F, H, W, 3], and why there is none if faces cannot be measured here."""
+    try:
+        from synclora.faces import measure
+        from synclora.sync import compare
+
+        motions = [measure(Clip(frames, Fraction(fps).limit_denominator(1001))) for frames in (source, edited)]
+    except ImportError as error:
+        return None, f"sample edits are not scored for synchrony: {error}"
+    return compare(*motions).overall, ""
+
+
+def _write_sheet(path: Path, strips: list[Image.Image]) -> None:
+    sheet = Image.new("RGB", (max(image.width for image in strips), sum(image.height for image in strips)), "white")
     top = 0
     for image in strips:
         sheet.paste(image, (0, top))
         top += image.height
     with atomic_path(path) as temporary:
         sheet.save(temporary)
-    return {"samples/psnr": sum(psnrs) / len(psnrs), "samples/psnr_repeat": sum(repeats) / len(repeats)}
 
 
 def strip(source: Tensor, edited: Tensor, true: Tensor) -> Image.Image:
@@ -111,6 +194,10 @@ def strip(source: Tensor, edited: Tensor, true: Tensor) -> Image.Image:
     draw.text((LABEL, top - 14), "first frame", fill="black")
     image.paste(Image.fromarray(true[0].cpu().numpy()), (LABEL, top))
     return image
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _psnr(a: Tensor, b: Tensor) -> float:
