@@ -1,7 +1,9 @@
 """Step 2 of nano: the base image-to-video model. It knows first frame + caption -> video, and no reference.
 
-    CPU:  python recipes/nano/base.py --vae runs/nano/vae_start --pool runs/nano/pool --output runs/nano/base \
-              --frames 17 --steps 400
+    CPU:  python recipes/nano/base.py --vae runs/nano/vae_start --pool runs/nano/pool --output runs/nano/base17 \
+              --frames 17 --steps 320
+          python recipes/nano/base.py --vae runs/nano/vae_start --pool runs/nano/pool --output runs/nano/base \
+              --from runs/nano/base17/model --steps 480 --lr 2e-3
     GPU:  python recipes/nano/base.py --vae runs/nano/vae/model --pool runs/nano/pool --output runs/nano/base \
               --steps 30000 --batch 128 --device cuda
 

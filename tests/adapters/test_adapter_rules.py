@@ -13,6 +13,7 @@ from synclora.adapters.rules import (
     KNOWN,
     SAMPLINGS,
     Rules,
+    Sampling,
     Window,
     prompt_for,
     require_base,
@@ -69,6 +70,15 @@ def test_header_outranks_the_table():
     assert (rules.downscale, rules.attention, rules.prompt, rules.base) == (2, "self", "abc", "ltx-2.3")
 
 
+def test_steps_it_was_trained_for():
+    """Two steps, no guidance, on any base; a number below 1 is refused."""
+    rules = rules_of("x.safetensors", {"sampling_steps": "2"})
+    for distilled in (False, True):
+        assert sampling_for(rules, distilled=distilled) == Sampling(2, Guidance())
+    with pytest.raises(LoraError, match="sampling_steps is '0'"):
+        rules_of("x.safetensors", {"sampling_steps": "0"})
+
+
 def test_silent_header():
     """Published files that say nothing are joint, at full size, with a free prompt."""
     assert rules_of("x.safetensors", {}) == Rules("joint", 1, None, None, (), None, None)
@@ -76,7 +86,7 @@ def test_silent_header():
 
 def test_header_round_trip():
     """Rules written as header strings are read back equal (all but the hub id)."""
-    rules = Rules("self", 2, "a b", Window(768, 448, 121, 24.5), ("dev",), "ltx-2.5")
+    rules = Rules("self", 2, "a b", Window(768, 448, 121, 24.5), ("dev",), "ltx-2.5", steps=2)
     assert rules_of("x.safetensors", rules_header(rules)) == rules
 
 

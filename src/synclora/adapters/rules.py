@@ -60,10 +60,10 @@ class Rules:
     downscale: int = 1  # the reference is so many times smaller than the target, each way
     prompt: str | None = None  # the exact prompt it was trained with
     window: Window | None = None
-    steps: int | None = None  # denoising steps it was trained for, without guidance
     sampling: tuple[str, ...] = ()  # names of SAMPLINGS that suit it: which, is the base's matter
     base: str | None = None  # a name of synclora.adapters.bases.BASES
     adapter: str | None = None  # hub id, of an adapter that is known
+    steps: int | None = None  # denoising steps it was trained for, without guidance
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class Seam:
             if len(bad):
                 what = f"{self.leak[bad[0]]:.3f} of the picture leaks into the bar in frame {bad[0]}"
                 found.append((int(bad[0]), f"{what} (limit {most_leak:g})"))
-        return min(found, default=None)
+        return min(found, key=lambda bad: bad[0], default=None)  # a seam that moved leaks, too; the first says more
 
 
 def compose(left: Picture, right: Picture, layout: Layout) -> tuple[Picture, int]:
