@@ -9,6 +9,7 @@ Imports are inside the functions, so that help and usage errors come at once.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -20,6 +21,9 @@ import typer
 
 from synclora.adapters.commands import lora_app
 from synclora.console import Commands, progress_bars, say
+
+# Where torchao is installed these warn, at every start, of things that are no one's concern here.
+TALKATIVE = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
 
 app = typer.Typer(
     cls=Commands,
@@ -362,6 +366,8 @@ def pairs_report(
 def main() -> None:
     """Run the command line; a termination request ends it as cleanly as Ctrl-C does."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     app()
 
 
