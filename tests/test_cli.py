@@ -121,6 +121,17 @@ def test_words_make_the_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (asked["editor"], asked["seed"], asked["backbone"], asked["crop"]) == ("e", 4, "nano", "face")
 
 
+def test_train_plan(tmp_path: Path) -> None:
+    """A sound configuration: memory and time, exit code 0, nothing written; a store that is not there: exit code 2."""
+    config = tmp_path / "train.yaml"
+    config.write_text(f"output: {tmp_path / 'run'}\ndata: {{procedural: {{motions: 4, looks: 2}}}}\nbatch: 2\n")
+    planned = run("train", "--plan", config)
+    assert planned.exit_code == 0 and "GiB" in planned.stdout and not (tmp_path / "run").exists()
+    config.write_text(f"output: {tmp_path / 'run'}\ndata: {{pairs: {tmp_path / 'nowhere'}}}\n")
+    planned = run("train", "--plan", config)
+    assert planned.exit_code == 2 and "nowhere" in planned.stdout
+
+
 def test_errors_are_one_paragraph_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     def edit(*_, **__):
         raise SyncloraError("a.mp4: broken.\n   Mend it [or not].")

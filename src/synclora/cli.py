@@ -56,7 +56,7 @@ class PairsExecutor(str, Enum):
 Backbone = Annotated[str, typer.Option(help="Model: nano, a diffusers folder, or a hub id.")]
 Lora = Annotated[str, typer.Option(help="Sync-LoRA file, folder or hub id; default: the one beside the model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1 and so on.")]
-Steps = Annotated[int | None, typer.Option(help="Denoising steps.", show_default="4 for nano, else 30")]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps.", show_default="2 for nano, else 30")]
 Seed = Annotated[int, typer.Option(help="Seed of the noise; the same seed gives the same edit.")]
 
 
