@@ -95,17 +95,17 @@ class LTXBackbone:
         self.bring(self.transformer)
         rest = sequence.without_reference()
         if attention == "joint":
-            output_BNC, _ = self._network(sequence, sigma, text, None, skip_blocks)
+            output_BNC, _ = self._network(sequence, sigma, text, None, skip_blocks, False)
             return output_BNC.float() if whole else output_BNC[:, : rest.tokens.shape[1]].float()
         if cache is None and sequence.num_reference:
             cache = self.reference_cache(sequence, text, skip_blocks=skip_blocks)
-        output_BnC, _ = self._network(rest, sigma, text, cache, skip_blocks)
+        output_BnC, _ = self._network(rest, sigma, text, cache, skip_blocks, False)
         return output_BnC.float()
 
     def reference_cache(self, sequence: Sequence, text: Text, *, skip_blocks: Container[int] = ()) -> KeyValueCache:
         """The reference alone through the network, at timestep 0; see `Backbone.reference_cache`."""
         self.bring(self.transformer)
-        _, cache = self._network(sequence.reference_only(), 0.0, text, None, skip_blocks)
+        _, cache = self._network(sequence.reference_only(), 0.0, text, None, skip_blocks, True)
         return cache
 
     def fingerprint(self) -> str:
@@ -119,8 +119,9 @@ class LTXBackbone:
         text: Text,
         cache: KeyValueCache | None,
         skip_blocks: Container[int],
+        keep: bool,
     ) -> tuple[Tensor, KeyValueCache]:
-        """Every token's velocity, and every layer's keys and values."""
+        """Every token's velocity and, to `keep`, every layer's keys and values."""
         raise NotImplementedError
 
     def latent_statistics(self) -> tuple[Tensor, Tensor]:

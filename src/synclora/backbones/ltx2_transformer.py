@@ -66,6 +66,7 @@ def forward(
     text_mask_BT: Tensor,
     cache: KeyValueCache | None = None,
     skip_blocks: Container[int] = (),
+    keep: bool = True,
 ) -> tuple[Tensor, KeyValueCache]:
     """All tokens of a sequence through the video stream; arguments and results as in `ltx_transformer.forward`."""
     dtype = transformer.scale_shift_table.dtype
@@ -88,7 +89,8 @@ def forward(
     for index, block in enumerate(transformer.transformer_blocks):
         cached = cache.layers[index] if cache else None
         x_BND, key_value = run_block(block, x_BND, given, cached, index in skip_blocks)
-        layers.append(key_value)
+        if keep:
+            layers.append(key_value)
 
     shift, scale = rows(transformer.scale_shift_table + embedded_LD[:, None], row_of_BN).unbind(-2)
     x_BND = transformer.norm_out(x_BND) * (1 + scale) + shift

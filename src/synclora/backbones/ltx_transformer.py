@@ -52,10 +52,12 @@ def forward(
     text_mask_BT: Tensor,
     cache: KeyValueCache | None = None,
     skip_blocks: Container[int] = (),
+    keep: bool = True,
 ) -> tuple[Tensor, KeyValueCache]:
     """All tokens of a sequence through the network.
 
-    Returns the velocity of every token `[B, N, C]`, and the tokens' keys and values in every layer. With `cache`, each
+    Returns the velocity of every token `[B, N, C]`, and the tokens' keys and values in every layer, or in none: `keep`
+    tells (a 13B network's are gigabytes). With `cache`, each
     layer's self-attention reads those of the cached tokens too. In `skip_blocks` self-attention is left out: a token
     reads its own value alone.
     """
@@ -76,7 +78,8 @@ def forward(
     layers: list[KeyValue] = []
     for index, block in enumerate(transformer.transformer_blocks):
         x_BND, key_value = run_block(block, x_BND, given, cache.layers[index] if cache else None, index in skip_blocks)
-        layers.append(key_value)
+        if keep:
+            layers.append(key_value)
 
     shift, scale = rows(transformer.scale_shift_table + embedded_LD[:, None], row_of_BN).unbind(-2)
     x_BND = transformer.norm_out(x_BND) * (1 + scale) + shift

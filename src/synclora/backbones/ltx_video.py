@@ -140,7 +140,8 @@ class LTXVideoBackbone(LTXBackbone):
         text: Text,
         cache: KeyValueCache | None,
         skip_blocks: Container[int],
+        keep: bool,
     ) -> tuple[Tensor, KeyValueCache]:
         return ltx_transformer.forward(
-            self.transformer, sequence, sigma, text.hidden, text.mask, cache, skip_blocks=skip_blocks
+            self.transformer, sequence, sigma, text.hidden, text.mask, cache, skip_blocks, keep
         )

@@ -263,8 +263,7 @@ def saved_bytes(network: Network, step: Step) -> int:
 def activation_bytes(network: Network, step: Step) -> int:
     """The most that activations take at any time of a step, the LoRA's gradients left out.
 
-    With checkpointing that is at the end of the forward pass, when `ltx_transformer.forward` still holds every block's
-    keys and values, or in backward, when one block is there again.
+    With checkpointing that is at the end of the forward pass or in backward, when one block is there again.
     """
     return max(_forward_peak(network, step), _backward_peak(network, step))
 
@@ -275,7 +274,7 @@ def _forward_peak(network: Network, step: Step) -> int:
     running = (17 + network.modulations) * last.tokens * step.size * network.width
     kept = saved_bytes(network, step) + running
     if step.checkpointing:
-        kept += cast_bytes(network, step) + _keys(network, step, last.tokens)
+        kept += cast_bytes(network, step)
     return kept
 
 
