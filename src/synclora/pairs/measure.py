@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from synclora.clip import Clip
 
-VERSION = "4"  # raised when tracking, comparing or the look's numbers change
+VERSION = "5"  # raised when tracking, comparing or the look's numbers change
 PARTS = "measurements"
 PARTS_IN_MEMORY = 64
 

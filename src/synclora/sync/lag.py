@@ -3,14 +3,14 @@
 The lag of best fit is the whole number of frames k, within 6, at which Pearson's r is highest, refined by a parabola
 through its neighbours. Whether it may be told depends on what is left of the edited curve there: a slow curve fits its
 exact copy at one lag only, but tells nothing under an edit that changes it. A lag is named where every rival l, any
-whole lag but k, is less likely than the refined one by a factor of e^`SURE`; so it is sure to which frame it rounds:
+whole lag but k, is less likely by a factor of e^`SURE`; so it is sure to which frame it rounds:
 
     L(l) = (1 + v) / 2 * ln((n2 + v E(l)) / (n2 + v E)) >= SURE
 
     E(l)   mean square of e(t + l) - g s(t) about its mean, over the frames that both clips show; s the source, e the
            edited clip, g the gain of least squares at lag k
-    E      that at the refined lag, by the parabola through E(k - 1), E(k), E(k + 1): half a frame late, two whole lags
-           fit alike, and worse
+    E      E(k); against a rival within `BETWEEN` of the refined lag, that at the refined lag, by the parabola through
+           E(k - 1), E(k), E(k + 1): half a frame late, two whole lags fit alike, and worse
     v      (N - 3) / c: the effective number of frames; N the fewer of those compared at k and at l, less gain, offset
            and lag, which are fitted
     c      the larger of 1 and (n2 + sum_j Rw(j) Rd(j) / Rd(0)) / (n2 + Rw(0)): how much more a residual w of this
@@ -35,6 +35,7 @@ Array = NDArray[np.float64]
 MAX_LAG = 6  # frames
 MIN_FRAMES = 5  # that both clips show, for r to mean anything
 FITTED = 3  # gain, offset and lag
+BETWEEN = 0.6  # frames; a lag of half a frame lies between two whole ones that fit alike
 MIN_OVERLAP = 2 / 3  # of the frames, at any lag
 SURE = 6.0  # log of the odds; e^6 = 400
 WINDOW, HOP = 33, 11  # frames, of the windows that a drift is read from
@@ -97,9 +98,9 @@ def why_no_lag(source: Array, edited: Array, lag: float, noise: float) -> str:
     """
     best, reach = round(lag), _reach(len(source))
     rivals = [best - 1, best + 1, *(at for at in range(-reach, reach + 1) if abs(at - best) > 1)]
-    if _odds(source, edited, best, rivals, noise)[1] >= SURE:
+    if _odds(source, edited, best, rivals, noise, lag)[1] >= SURE:
         return ""
-    rival, odds = _odds(source, _delayed(source, [best])[0], best, rivals, noise)  # of an exact copy
+    rival, odds = _odds(source, _delayed(source, [best])[0], best, rivals, noise, best)  # of an exact copy
     if odds >= SURE:
         return "fits too loosely to tell a lag"
     if abs(rival - best) == 1:
@@ -112,7 +113,9 @@ def _reach(frames: int) -> int:
     return min(MAX_LAG, int((1 - MIN_OVERLAP) * frames))
 
 
-def _odds(source: Array, edited: Array, best: int, rivals: list[int], noise: float) -> tuple[int, float]:
+def _odds(
+    source: Array, edited: Array, best: int, rivals: list[int], noise: float, refined: float
+) -> tuple[int, float]:
     """The rival that comes nearest to the best lag, and the module's L there; infinite where none can be compared.
 
     rivals: the best lag's neighbours, and then others.
@@ -130,7 +133,9 @@ def _odds(source: Array, edited: Array, best: int, rivals: list[int], noise: flo
     expected = (1 + gain**2) * noise**2
     colour = (expected + _along(left, apart)) / (expected + (left**2).sum(axis=1))
     frames = np.maximum(np.minimum(count, count[0]) - FITTED, 0) / np.maximum(colour, 1)
-    least = _bottom(error[1], error[0], error[2]) if (count[:3] >= MIN_FRAMES).all() else error[0]
+    near = np.abs(np.array([best, *rivals]) - refined) <= BETWEEN
+    bottom = _bottom(error[1], error[0], error[2]) if (count[:3] >= MIN_FRAMES).all() else error[0]
+    least = np.where(near, bottom, error[0])
     odds = (1 + frames) / 2 * np.log((expected + frames * error) / (expected + frames * least))
     odds[count < MIN_FRAMES] = np.inf
     nearest = 1 + int(odds[1:].argmin())
