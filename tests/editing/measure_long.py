@@ -17,6 +17,7 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter, process_time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,8 +104,8 @@ def print_joins(edited: Tensor, truth: Tensor, firsts: list[int], overlap: int) 
 def leave_out(kinds: tuple[type, ...]) -> None:
     real = Sampler._conditions
 
-    def fewer(self: Sampler, source: Tensor, start: int, context: Tensor | None) -> list[Condition]:
-        return [condition for condition in real(self, source, start, context) if not isinstance(condition, kinds)]
+    def fewer(self: Sampler, *given: Any) -> list[Condition]:
+        return [condition for condition in real(self, *given) if not isinstance(condition, kinds)]
 
     if kinds:
         Sampler._conditions = fewer
