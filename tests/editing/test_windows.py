@@ -17,9 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from synclora import edit
+from synclora.adapters.rules import Rules
 from synclora.backbones.base import Geometry
 from synclora.clip import Clip, Crop, write_clip
 from synclora.diffusion.sequence import Anchor, Continuation, FirstFrame, Reference, build
+from synclora.editing.adapter import Adapter
 from synclora.editing.facecrop import Placement
 from synclora.editing.sampler import Sampler
 from synclora.editing.stages import Stages
@@ -108,7 +110,7 @@ def test_memory_is_flat(frames: int) -> None:
 
 
 def test_files_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From file to file, pasted into a larger picture: four times the frames, and no more of them decoded at once."""
+    """From file to file, pasted into a larger picture: twice the frames, and no more of them decoded at once."""
     alive = most = 0
 
     def counted(*arguments: Any) -> np.ndarray:
@@ -130,7 +132,7 @@ def test_files_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("synclora.editing.editor.check_first_frame", lambda *_: [])
     monkeypatch.setattr("synclora.media.reader.to_rgb", counted)
     peaks = {}
-    for frames in (40, 160):
+    for frames in (160, 320):  # both long enough to fill what is read ahead
         clip = grey_clip(frames, width=96)
         write_clip(tmp_path / "a.mp4", Clip(clip.frames, clip.fps), preset="ultrafast")
         most = 0
@@ -139,7 +141,7 @@ def test_files_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert result.frames == frames and result.settings["size"] == [96, 64]
         source, edited = (c.frames[..., 0].float() for c in result.clips())
         assert ((edited - source)[:, :, :14].abs() < 4).all() and ((edited - source)[:, 20:44, 40:56] > 40).all()
-    assert peaks[160] <= peaks[40] + 2 < 60
+    assert peaks[320] <= peaks[160] + 2 < 60
 
 
 @pytest.mark.parametrize("frames", [1, 16, 17, 18, 31, 32, 61])
@@ -168,6 +170,16 @@ def test_a_window_continues_and_is_shown_the_edit_again() -> None:
     assert second.reference[0].sum() == n + 4 and second.reference[0, n + 4 :].all()
     before = second.reference[0] & (second.positions[0, 0] < 0)
     assert torch.equal(second.tokens[0, before], first.tokens[0, first.reference[0]][:4])  # the source's frame 0
+
+
+def test_an_adapter_for_few_steps_begins_each_window_anew() -> None:
+    """Nothing that is made already is shown to it: the anchor and the source alone."""
+    _, echo = editor()
+    clip = grey_clip(25)
+    adapter = Adapter(Path("x"), "self", 1, Rules(steps=2))
+    sampler = Sampler(echo, adapter, {0: clip.frames[0]}, "", 2, "self", 25.0, torch.Generator(), Stages())
+    assert [type(c) for c in sampler._conditions(clip.frames[:17], 0, None)] == [Reference, FirstFrame]
+    assert [type(c) for c in sampler._conditions(clip.frames[14:25], 14, clip.frames[14:17])] == [Reference, Anchor]
 
 
 def test_without_lora_only_the_edit_is_shown_again() -> None:

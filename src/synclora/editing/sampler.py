@@ -1,9 +1,10 @@
 """One window of an edit: source frames in, edited frames out.
 
 This is the method at inference: encode the source, put it beside the edited image and noise, denoise, decode. The first
-window begins with the edited image. A later one begins with what the window before it made, and is shown the edited
-image with its own source frame once more, just before its start, so that look and colour do not drift from window to
-window. Of several edited images the nearest one before the window is shown; those inside it stand at their own frames.
+window begins with the edited image. A later one is shown the edited image with its own source frame once more, just
+before its start, so that look and colour do not drift from window to window, and begins with what the window before it
+made, unless the adapter was trained for few steps. Of several edited images the nearest one before the window is shown;
+those inside it stand at their own frames.
 
 With an upsampler there are two stages: the edit at the model's own size, which is half of the output's; its latents
 upsampled; and a short second run at the output's size from part of the noise. Adapter, reference and edited images are
@@ -160,7 +161,7 @@ class Sampler:
         if context is None:
             conditions.append(FirstFrame(self._encode_image(0, smaller)))
         else:
-            if len(context):
+            if len(context) and self._carries_over:
                 known = _shrink(context[: geometry.fit_down(len(context))], smaller)
                 conditions.append(Continuation(self._encode(known, "encoding what is already made")))
             conditions.append(self._anchor(start, smaller))
@@ -170,6 +171,12 @@ class Sampler:
             if 0 <= index - start < len(source):
                 self._source[index] = source[index - start]
         return conditions
+
+    @property
+    def _carries_over(self) -> bool:
+        """Whether a window is shown what the one before made. An adapter trained for few steps does better without: it
+        reads the motion off the source, and copies what it is given, faults and all (docs/editing.md)."""
+        return self.adapter is None or self.adapter.rules.steps is None
 
     def _anchor(self, start: int, smaller: int) -> Anchor:
         """The nearest edited image before the window; as far before it as latent frames lie apart, however long ago."""
