@@ -48,6 +48,7 @@ def trial(
         "lr": 2e-3,
         "warmup": min(40, steps // 5),
         "caption_dropout": 0.5,
+        "sampling_steps": 2,
         "samples": 0,
         "validate_every": steps,
         "threads": threads,
