@@ -108,7 +108,7 @@ def leave_out(kinds: tuple[type, ...]) -> None:
         return [condition for condition in real(self, *given) if not isinstance(condition, kinds)]
 
     if kinds:
-        Sampler._conditions = fewer
+        Sampler._conditions = fewer  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Image-editing pipelines of diffusers' own classes with a few thousand random weights, as folders on disk."""
 
+# pyright: reportPrivateImportUsage=false, reportArgumentType=false
 from __future__ import annotations
 
 from pathlib import Path

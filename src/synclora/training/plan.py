@@ -314,12 +314,12 @@ def matrix_rate(device: torch.device, size: int = MEASURED_SIZE, seconds: float 
             torch.cuda.synchronize(device)
 
     for _ in range(3):
-        a @ b
+        torch.mm(a, b)
     wait()
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         for _ in range(4):
-            a @ b
+            torch.mm(a, b)
         wait()
         count += 4
     return count * 2 * size**3 / (time.perf_counter() - start)
