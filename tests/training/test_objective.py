@@ -11,7 +11,7 @@ import pytest
 import tiny_run
 import torch
 
-from synclora.backbones.base import Backbone
+from synclora.backbones.base import Attention, Backbone
 from synclora.backbones.ltx_video import LTXVideoBackbone
 from synclora.clip import to_model
 from synclora.diffusion.flow import shift_mu, sigma_schedule
@@ -158,6 +158,30 @@ def test_bf16_keeps_lora_gradients_in_float32() -> None:
     exact, half = gradients
     assert half.dtype == torch.float32 and parameters[0].dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(exact, half, dim=0) > 0.98
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("attention", ["joint", "self"])
+def test_bf16_without_kept_copies_is_the_same(attention: Attention, checkpointing: bool) -> None:
+    """Casting at each use gives autocast's own loss bit for bit; and its gradients where a LoRA is used once (`joint`),
+    while those of the two passes of `self`, which autocast adds up in bfloat16, agree to its 8 bits."""
+    backbone = tiny_run.tiny_backbone(dtype=torch.bfloat16)
+    torch.manual_seed(0)
+    parameters = add_lora(backbone.transformer, 4)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.normal_(std=0.1)
+    backbone.transformer.gradient_checkpointing = checkpointing  # type: ignore[assignment]
+    batch, noise, found = make_batch(), torch.randn(4, 8, 8), []
+    for context in (torch.autocast("cpu", torch.bfloat16), precision_context(backbone.device, "bf16")):
+        with context:
+            loss = velocity_loss(backbone, batch, torch.full((4,), 0.5), noise, attention)
+        found.append((loss, torch.autograd.grad(loss, parameters)))
+    (kept_loss, kept), (loss, gradients) = found
+    assert torch.equal(loss, kept_loss)
+    for one, other in zip(gradients, kept, strict=True):
+        error = 0.0 if attention == "joint" else 2**-7 * float(other.abs().max())
+        torch.testing.assert_close(one, other, rtol=0, atol=error)
 
 
 def test_draws_follow_from_seed_and_step() -> None:

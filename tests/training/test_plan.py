@@ -207,6 +207,19 @@ def test_peak_at_the_true_width(family: str, monkeypatch: pytest.MonkeyPatch) ->
     assert expected == pytest.approx(live.peak, rel=0.10)
 
 
+@pytest.mark.parametrize("how", ["joint", "self"])
+def test_no_copy_of_the_lora_outlives_its_block(how: Any) -> None:
+    """A LoRA far larger than the activations, checkpointing: in bf16 a forward pass never has half of it cast."""
+    transformer: Any = make_transformer("ltx-video", 2, 16, 6, 8)
+    nn.Module.to(transformer, torch.bfloat16)
+    add_lora(transformer, 1024)
+    transformer.enable_gradient_checkpointing()
+    clean, text = make_sequence(1, 8, (2, 2, 2)), make_text(1, 4, transformer, "ltx-video")
+    with Live([*transformer.parameters(), *transformer.buffers()]) as live:
+        loss_of(make_backbone(transformer, "ltx-video"), clean, text, "bf16", how)
+    assert live.peak < describe(transformer, TARGETS).lora_weights(1024)  # 2 bytes each: half of it
+
+
 @pytest.mark.parametrize(("family", "how"), [("ltx-video", "joint"), ("ltx-2", "self")])
 def test_flops_are_those_of_torch(family: str, how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within 5 % of torch's own count of a checkpointed step; plain attention, whose backward recomputes no scores."""

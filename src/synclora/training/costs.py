@@ -217,7 +217,7 @@ def _passes(step: Step) -> list[_Pass]:
 
 def block_bytes(network: Network, step: Step) -> int:
     """What autograd keeps of all tokens' way through one block, between forward and backward."""
-    return sum(_block_bytes(network, step, run) for run in _passes(step)) + cast_bytes(network, step) // network.blocks
+    return sum(_block_bytes(network, step, run) for run in _passes(step))
 
 
 def _block_bytes(network: Network, step: Step, run: _Pass) -> int:
@@ -239,12 +239,8 @@ def _block_bytes(network: Network, step: Step, run: _Pass) -> int:
     per_token += 2 * wide * (network.heads + 2)  # statistics of attention and norms
     per_text = ((wide if mixed else size) + 2 * size + 2 * size * mixed) * width + 2 * step.rank * size
     kept = per_token * run.tokens + per_text * run.text
-    return kept + 2 * size * width * run.read  # its own keys and values joined with those it reads
-
-
-def cast_bytes(network: Network, step: Step) -> int:
-    """The LoRA's matrices in bf16, which autocast makes and keeps until the forward pass ends."""
-    return network.lora_weights(step.rank) * 2 if step.mixed else 0
+    kept += 2 * size * width * run.read  # its own keys and values joined with those it reads
+    return kept + (network.lora_weights(step.rank) * 2 // network.blocks if mixed else 0)  # its LoRA's matrices, cast
 
 
 def shared_bytes(network: Network, step: Step) -> int:
@@ -272,10 +268,7 @@ def _forward_peak(network: Network, step: Step) -> int:
     last = _passes(step)[-1]
     # GELU's input and result, float32 casts around them, rows of the modulation
     running = (17 + network.modulations) * last.tokens * step.size * network.width
-    kept = saved_bytes(network, step) + running
-    if step.checkpointing:
-        kept += cast_bytes(network, step)
-    return kept
+    return saved_bytes(network, step) + running
 
 
 def _backward_peak(network: Network, step: Step) -> int:
@@ -285,7 +278,7 @@ def _backward_peak(network: Network, step: Step) -> int:
     block = max(_block_bytes(network, step, run) + workspace_bytes(network, step, run) for run in _passes(step))
     # Gradients of the cache come as it goes, a little ahead of it: 0.8 of a token's width a block, as measured.
     ahead = sum(0.8 * run.read * step.size * network.width * network.blocks for run in _passes(step))
-    return saved + block + int(ahead) + cast_bytes(network, step) // network.blocks
+    return saved + block + int(ahead)
 
 
 def _keys(network: Network, step: Step, tokens: int) -> int:

@@ -175,7 +175,12 @@ def _loss(
 
 
 def precision_context(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """bf16: matrix products in bfloat16 while LoRA weights and their gradients stay float32; fp32: nothing."""
+    """bf16: matrix products in bfloat16 while LoRA weights and their gradients stay float32; fp32: nothing.
+
+    Weights are cast where they are used. Autocast would keep the bfloat16 copies of all of them until the pass ends,
+    1.2 GiB of a LoRA of rank 128 in 13B, although recomputed blocks cast again, and under `self` would add up the
+    gradients of both passes in bfloat16.
+    """
     if precision == "bf16":
-        return torch.autocast(device.type, torch.bfloat16)
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
     return nullcontext()
