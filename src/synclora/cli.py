@@ -123,7 +123,8 @@ def edit_video(
 
     frame = chosen_first_frame(
         source, output, first_frame, instruction,
-        yes=yes, editor=editor, backbone=backbone, crop=crop, seed=seed, device=device, bars=progress_bars, tell=say,
+        yes=yes, editor=editor, backbone=backbone, lora=None if no_lora else lora, crop=crop, seed=seed, device=device,
+        bars=progress_bars, tell=say,
     )  # fmt: skip
     if frame is None:
         return  # the answer was no; how to go on was told

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,10 +20,11 @@ from torch import Tensor
 
 from synclora import portraits
 from synclora.clip import read_clip
-from synclora.editing import image_editors, instruction
+from synclora.editing import image_editors, instruction, pipelines
 from synclora.editing.drift import steady_colours
-from synclora.editing.image_editors import CALLS, EDITORS, FoundEditor, ImageEditor, find_editor
+from synclora.editing.image_editors import EDITORS, FoundEditor, ImageEditor, find_editor
 from synclora.editing.instruction import chosen_first_frame, first_frame_by_words, fit_back, propose_first_frame
+from synclora.editing.pipelines import EDIT_CALLS, EditCall
 from synclora.errors import SyncloraError
 from synclora.portraits import TEST_SEED_START
 from tests.editing import tiny_editors
@@ -36,8 +38,8 @@ WORDS = "give her short red hair"
 def small() -> object:
     """The classes' calls as they are, but at 64 x 64 px and for two steps."""
     patch = pytest.MonkeyPatch()
-    for name, call in CALLS.items():
-        patch.setitem(CALLS, name, replace(call, area=SIDE * SIDE, steps=2, sizes=()))
+    for name, call in EDIT_CALLS.items():
+        patch.setitem(EDIT_CALLS, name, replace(call, area=SIDE * SIDE, steps=2, sizes=()))
     yield
     patch.undo()
 
@@ -55,7 +57,7 @@ def noise(seed: int = TEST_SEED_START) -> Tensor:
 def test_a_pipeline_of_the_real_class_edits_as_told(tmp_path: Path, family: str) -> None:
     """The same seed gives the same picture; another instruction, picture or seed another one; the size is kept."""
     found = find_editor(getattr(tiny_editors, family)(tmp_path / family))
-    assert found.size_for(128, 128) == (SIDE, SIDE)
+    assert found.call.size_for(128, 128) == (SIDE, SIDE)
     picture = noise()
     with ImageEditor(found, "cpu") as editor:
         one = editor.edit(picture, WORDS, 0)
@@ -72,18 +74,20 @@ def test_a_pipeline_of_the_real_class_edits_as_told(tmp_path: Path, family: str)
 
 @pytest.mark.parametrize("plus", [True, False])
 def test_qwen_edits_as_told(tmp_path: Path, plus: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Qwen-Image-Edit's two classes; their condition pictures, of a megapixel, are made small for the test."""
-    pytest.importorskip("torchvision", reason="transformers' Qwen2VLProcessor needs it")
-    from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
-
-    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus):
-        whole = module.calculate_dimensions
-        monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio, f=whole: f(SIDE * SIDE, ratio))
+    """Qwen-Image-Edit's two classes: the same as other classes, and guided: the network is asked twice a step."""
+    tiny_editors.small_qwen(monkeypatch, SIDE)
     found = find_editor(tiny_editors.qwen(tmp_path / "qwen", plus=plus))
     assert found.pipeline == ("QwenImageEditPlusPipeline" if plus else "QwenImageEditPipeline")
     with ImageEditor(found, "cpu") as editor:
+        asked: list[str] = []
+        network: Any = editor._pipeline.transformer
+        whole = network.cache_context
+        network.cache_context = lambda name: asked.append(name) or whole(name)
         one = editor.edit(noise(), WORDS, 0)
-        assert one.shape == (SIDE, SIDE, 3) and not torch.equal(one, editor.edit(noise(), "b", 0))
+        assert one.shape == (SIDE, SIDE, 3) and asked == ["cond", "uncond"] * 2
+        assert torch.equal(one, editor.edit(noise(), WORDS, 0))
+        for other in (editor.edit(noise(), "b", 0), editor.edit(255 - noise(), WORDS, 0)):
+            assert not torch.equal(one, other)
 
 
 def test_klein_that_is_not_distilled_is_sampled_longer(tmp_path: Path) -> None:
@@ -97,12 +101,12 @@ def test_klein_that_is_not_distilled_is_sampled_longer(tmp_path: Path) -> None:
 
 def test_sizes_are_the_models_own() -> None:
     """A megapixel of the picture's aspect, in multiples; Kontext's list; InstructPix2Pix' 512."""
-    kontext = image_editors._KONTEXT_SIZES
+    kontext = pipelines._KONTEXT_SIZES
     assert len(kontext) == 17 and (1024, 1024) in kontext and (1568, 672) in kontext and (672, 1568) in kontext
-    call = image_editors.Call(1024 * 1024, 32, 1)
-    assert FoundEditor("a", Path(), "b", call).size_for(768, 512) == (1248, 832)
-    assert FoundEditor("a", Path(), "b", replace(call, sizes=kontext)).size_for(512, 512) == (1024, 1024)
-    assert FoundEditor("a", Path(), "b", replace(call, sizes=kontext)).size_for(704, 512) == (1184, 880)
+    call = EditCall(1024 * 1024, 32, 1)
+    assert call.size_for(768, 512) == (1248, 832)
+    assert replace(call, sizes=kontext).size_for(512, 512) == (1024, 1024)
+    assert replace(call, sizes=kontext).size_for(704, 512) == (1184, 880)
 
 
 @pytest.mark.parametrize("name", list(EDITORS))
@@ -120,11 +124,11 @@ def test_the_default_is_open_and_sizes_add_up() -> None:
     """16 GB: 3.9 billion weights of the transformer, 4.0 of the text encoder, at two bytes each."""
     preset = EDITORS[image_editors.DEFAULT_EDITOR]
     assert "Apache" in preset.licence and not preset.gated and preset.gigabytes == 16
-    assert not CALLS["Flux2KleinPipeline"].packages, "the default must run with what is installed"
+    assert not EDIT_CALLS["Flux2KleinPipeline"].packages, "the default must run with what is installed"
 
 
 def test_other_models_are_refused_by_class_and_halves_by_file(tmp_path: Path, pix2pix: Path) -> None:
-    with pytest.raises(SyncloraError, match=r"no such folder.*qwen-image-edit"):
+    with pytest.raises(SyncloraError, match=r"photoshop: no such model.*qwen-image-edit"):
         find_editor("photoshop")
     other = tmp_path / "other"
     other.mkdir()
@@ -132,12 +136,15 @@ def test_other_models_are_refused_by_class_and_halves_by_file(tmp_path: Path, pi
     with pytest.raises(SyncloraError, match=r"StableDiffusionPipeline; .*FluxKontextPipeline"):
         find_editor(other)
     (other / "model_index.json").write_text((pix2pix / "model_index.json").read_text())
-    with pytest.raises(SyncloraError, match=r"incomplete; missing are .*unet/"):
+    with pytest.raises(SyncloraError, match=r"incomplete; missing are .*unet/.*\. Copy or download the whole model"):
         find_editor(other)
+    (tmp_path / "model.ckpt").touch()
+    with pytest.raises(SyncloraError, match=r"model\.ckpt: no such model.*folder in the diffusers layout"):
+        find_editor(tmp_path / "model.ckpt")
 
 
 def test_a_package_that_a_class_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_editors, "find_spec", lambda name: None)
+    monkeypatch.setattr(pipelines, "find_spec", lambda name: None)
     (tmp_path / "model_index.json").write_text('{"_class_name": "QwenImageEditPlusPipeline"}')
     with pytest.raises(SyncloraError, match="pip install torchvision"):
         find_editor(tmp_path)
@@ -242,6 +249,20 @@ def test_from_words_to_the_first_frame_beside_the_output(
     assert [path.name for path in tmp_path.iterdir()] == ["out.first-frame.png"]
 
 
+def test_what_the_edit_itself_lacks_is_told_before_the_image_model(
+    tmp_path: Path, samples: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source, then the LoRA; neither the image model's weights nor a word on them come first."""
+    monkeypatch.setattr(instruction, "find_editor", lambda _: pytest.fail("looked for the image model"))
+    for source, lora, said in (
+        (tmp_path / "gone.mp4", None, r"gone\.mp4: cannot be read"),
+        (samples / "source.mp4", tmp_path / "gone.safetensors", r"gone\.safetensors: no such LoRA file"),
+    ):
+        with pytest.raises(SyncloraError, match=said):
+            propose_first_frame(source, WORDS, tmp_path / "out.mp4", backbone=tiny_backbone, lora=lora)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def proposed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A proposal without a model, to ask about."""
@@ -262,7 +283,7 @@ def test_the_frame_is_shown_and_the_answer_obeyed(proposed: Path) -> None:
 
 def test_without_a_terminal_it_stops_and_says_how_to_go_on(proposed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    with pytest.raises(SyncloraError, match=rf"--first-frame {proposed} -o out.mp4.*--yes"):
+    with pytest.raises(SyncloraError, match=rf"\n  synclora edit a.mp4 --first-frame {proposed} -o out.mp4\n.*--yes"):
         first_frame_by_words("a.mp4", WORDS, "out.mp4", tell=lambda _: None)
 
 
@@ -286,7 +307,7 @@ def test_bad_instructions_are_refused(tmp_path: Path, words: str, message: str) 
 def test_a_black_picture_is_an_error() -> None:
     """What a safety check hands back must not become a video."""
     editor = ImageEditor.__new__(ImageEditor)
-    editor.found = FoundEditor("a", Path(), "b", image_editors.Call(SIDE * SIDE, 8, 1))
+    editor.found = FoundEditor("a", Path(), "b", EditCall(SIDE * SIDE, 8, 1))
     editor._pipeline = lambda **_: SimpleNamespace(images=[Image.new("RGB", (SIDE, SIDE))])
     with pytest.raises(SyncloraError, match="black picture"):
         editor.edit(noise(), WORDS)

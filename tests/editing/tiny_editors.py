@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from synclora.portraits import TEST_SEED_START
@@ -123,7 +124,7 @@ def klein(folder: Path, *, distilled: bool = True) -> Path:
 
 
 def qwen(folder: Path, *, plus: bool = True) -> Path:
-    """Qwen-Image-Edit, 8 px a latent, 16 a token; `plus`: the class of 2509 and later."""
+    """Qwen-Image-Edit, 8 px a latent, 16 a token; `plus`: the class of 2509 and later. See `small_qwen`."""
     from diffusers import (
         AutoencoderKLQwenImage,
         FlowMatchEulerDiscreteScheduler,
@@ -136,7 +137,6 @@ def qwen(folder: Path, *, plus: bool = True) -> Path:
         Qwen2_5_VLForConditionalGeneration,
         Qwen2VLImageProcessor,
         Qwen2VLProcessor,
-        Qwen2VLVideoProcessor,
     )
 
     torch.manual_seed(TEST_SEED_START)
@@ -181,9 +181,7 @@ def qwen(folder: Path, *, plus: bool = True) -> Path:
         ),
         text_encoder=Qwen2_5_VLForConditionalGeneration(config),
         tokenizer=tokenizer,
-        processor=Qwen2VLProcessor(
-            Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=4 * 28 * 28), tokenizer, Qwen2VLVideoProcessor()
-        ),
+        processor=Qwen2VLProcessor(Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=4 * 28 * 28), tokenizer),
         transformer=QwenImageTransformer2DModel(
             in_channels=16,
             out_channels=4,
@@ -195,6 +193,31 @@ def qwen(folder: Path, *, plus: bool = True) -> Path:
         ),
     ).save_pretrained(folder)
     return folder
+
+
+def small_qwen(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
+    """Let Qwen-Image-Edit's classes work at side x side px, and without torchvision.
+
+    Its processor for videos alone needs that and gets no work from these classes, so it is left out of Qwen2VLProcessor
+    here; everything else is transformers' and diffusers' own.
+    """
+    from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
+    from transformers import Qwen2VLProcessor
+
+    from synclora.editing import pipelines
+
+    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus):
+        sized = module.calculate_dimensions
+        monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio, f=sized: f(side * side, ratio))
+    monkeypatch.setattr(pipelines, "find_spec", lambda name: name)
+    whole = Qwen2VLProcessor.__init__
+
+    def without_videos(
+        self: Any, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None
+    ) -> None:
+        whole(self, image_processor, tokenizer, None, chat_template)
+
+    monkeypatch.setattr(Qwen2VLProcessor, "__init__", without_videos)
 
 
 def _vae() -> dict[str, Any]:

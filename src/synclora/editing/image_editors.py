@@ -1,4 +1,4 @@
-"""Models that edit a picture as they are told: which are known, where their weights are, how each class is called.
+"""Models that edit a picture as they are told: which are known, where their weights are, and one loaded and at work.
 
     with ImageEditor(find_editor("flux2-klein"), device="cuda") as editor:
         edited = editor.edit(picture, "give her short red hair", seed=0)        # uint8 [h, w, 3] each
@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +25,7 @@ from synclora.backbones.presence import INDEX, cached_folder, missing_files
 from synclora.backbones.presets import default_dtype
 from synclora.editing.guards import resolve_device
 from synclora.editing.pictures import to_image
+from synclora.editing.pipelines import EDIT_CALLS, EditCall, edit_call, require
 from synclora.editing.stages import Stages
 from synclora.errors import SyncloraError
 
@@ -85,52 +84,6 @@ EDITORS = {
 }
 
 
-@dataclass(frozen=True)
-class Call:
-    """What is particular to a pipeline class.
-
-    Attributes:
-        area: pixels of the pictures it was trained on.
-        multiple: what their sides are a multiple of.
-        steps: denoising steps.
-        settings: further arguments: guidance, as the model's makers advise.
-        sized: whether the size of the output is told; else it is the input's.
-        sizes: the only sizes it was trained on (width, height); empty: any of that area.
-        packages: what transformers needs for it and does not install.
-    """
-
-    area: int
-    multiple: int
-    steps: int
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    sized: bool = True
-    sizes: tuple[tuple[int, int], ...] = ()
-    packages: tuple[str, ...] = ()
-
-
-_MEGAPIXEL = 1024 * 1024
-_KONTEXT = (
-    *((672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184), (944, 1104)),
-    (1024, 1024),
-)
-_KONTEXT_SIZES = (*_KONTEXT, *((high, wide) for wide, high in _KONTEXT[:-1]))
-_QWEN_CFG = {"true_cfg_scale": 4.0, "negative_prompt": " "}
-# The pictures are brought to their size here, exactly, so Kontext must not choose another (`_auto_resize`).
-CALLS = {
-    "QwenImageEditPipeline": Call(_MEGAPIXEL, 32, 50, _QWEN_CFG, packages=("torchvision",)),
-    "QwenImageEditPlusPipeline": Call(_MEGAPIXEL, 32, 40, _QWEN_CFG, packages=("torchvision",)),
-    "FluxKontextPipeline": Call(
-        _MEGAPIXEL, 16, 28, {"guidance_scale": 2.5, "_auto_resize": False}, sizes=_KONTEXT_SIZES
-    ),
-    "Flux2Pipeline": Call(_MEGAPIXEL, 16, 50, {"guidance_scale": 4.0}),
-    "Flux2KleinPipeline": Call(_MEGAPIXEL, 16, 4, {"guidance_scale": 1.0}),
-    "StableDiffusionInstructPix2PixPipeline": Call(
-        512 * 512, 8, 50, {"guidance_scale": 7.5, "image_guidance_scale": 1.5}, sized=False
-    ),
-}
-# Not distilled, FLUX.2 [klein] is sampled as FLUX.2 [dev] is; its model_index.json tells.
-_KLEIN_BASE = CALLS["Flux2Pipeline"]
-
 # What the work takes beside the weights: a part of the card, at least so many bytes.
 RESERVE_SHARE, RESERVE = 0.2, 3 * 2**30
 
@@ -142,16 +95,7 @@ class FoundEditor:
     name: str
     folder: Path
     pipeline: str
-    call: Call
-
-    def size_for(self, width: int, height: int) -> tuple[int, int]:
-        """The size (width, height) at which it edits a picture of width x height pixels."""
-        call, aspect = self.call, width / height
-        if call.sizes:
-            return min(call.sizes, key=lambda size: abs(math.log(size[0] / size[1] / aspect)))
-        ideal = math.sqrt(call.area * aspect), math.sqrt(call.area / aspect)
-        wide, high = (max(1, round(side / call.multiple)) * call.multiple for side in ideal)
-        return wide, high
+    call: EditCall
 
 
 def find_editor(name: str | Path = DEFAULT_EDITOR) -> FoundEditor:
@@ -168,29 +112,27 @@ def find_editor(name: str | Path = DEFAULT_EDITOR) -> FoundEditor:
         folder = cached
     if missing := missing_files(folder):
         raise SyncloraError(
-            f"{folder}: incomplete; missing are {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}. Give the"
-            f" folder of a whole model in the diffusers layout, or go on with the download:\n  {_command(name, preset)}"
+            f"{folder}: incomplete; missing are {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}."
+            f" {_fetch_again(str(name), preset)}"
         )
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     pipeline = str(index.get("_class_name"))
-    if pipeline not in CALLS:
+    call = edit_call(pipeline, index)
+    if call is None:
         raise SyncloraError(
-            f"{folder}: its pipeline is of the class {pipeline}; editing by words knows {', '.join(CALLS)}. Choose"
+            f"{folder}: its pipeline is of the class {pipeline}; editing by words knows {', '.join(EDIT_CALLS)}. Choose"
             " another model with --editor."
         )
-    for package in CALLS[pipeline].packages:
-        if find_spec(package) is None:
-            raise SyncloraError(
-                f"{pipeline} needs the package {package}, which is not installed (transformers prepares its pictures"
-                f" with it). Install it with: pip install {package}"
-            )
-    base = pipeline == "Flux2KleinPipeline" and not index.get("is_distilled")
-    return FoundEditor(str(name), folder, pipeline, _KLEIN_BASE if base else CALLS[pipeline])
+    require(call.packages, pipeline)
+    return FoundEditor(str(name), folder, pipeline, call)
 
 
 def _not_here(name: str, preset: EditorPreset | None) -> SyncloraError:
-    if preset is None and not _like_hub_id(name):
-        return SyncloraError(f"{name}: no such folder, hub id or preset. Presets are {', '.join(EDITORS)} (--editor).")
+    if preset is None and (Path(name).exists() or not _like_hub_id(name)):
+        return SyncloraError(
+            f"{name}: no such model. --editor takes a preset ({', '.join(EDITORS)}), a folder in the diffusers layout"
+            " or a hub id."
+        )
     about = f" (about {preset.gigabytes} GB; {preset.licence})" if preset else ""
     login = " after `hf auth login` (the licence is accepted on the model's page)" if preset and preset.gated else ""
     return SyncloraError(
@@ -205,8 +147,14 @@ def _like_hub_id(name: str) -> bool:
     return len(parts) == 2 and all(parts) and parts[0] not in (".", "..", "~")
 
 
-def _command(name: str | Path, preset: EditorPreset | None) -> str:
+def _command(name: str, preset: EditorPreset | None) -> str:
     return preset.command if preset else f"hf download {name}"
+
+
+def _fetch_again(name: str, preset: EditorPreset | None) -> str:
+    if preset is None and Path(name).is_dir():
+        return "Copy or download the whole model again, or give another with --editor."
+    return f"Go on with the download:\n  {_command(name, preset)}"
 
 
 class ImageEditor:
@@ -300,8 +248,7 @@ def _load(found: FoundEditor, device: torch.device) -> Any:
     except Exception as error:  # damaged files show as a dozen classes, of safetensors, json, torch and diffusers
         raise SyncloraError(
             f"{found.folder}: {found.pipeline} cannot be loaded from it ({type(error).__name__}:"
-            f" {(str(error).splitlines() or [''])[0]}). Download it anew:\n"
-            f"  {_command(found.name, EDITORS.get(found.name))}"
+            f" {(str(error).splitlines() or [''])[0]}). {_fetch_again(found.name, EDITORS.get(found.name))}"
         ) from error
     finally:
         for library in (ours, theirs):

@@ -12,6 +12,7 @@ The image model is gone from memory before the video model is loaded.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -24,7 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from synclora.atomic import atomic_path
-from synclora.clip import check_output, read_clip
+from synclora.clip import check_output, probe, read_clip
+from synclora.editing.adapter import find_lora
 from synclora.editing.drift import steady_colours
 from synclora.editing.facecrop import CROP_CHOICES, Placement, place
 from synclora.editing.first_frame import TURN_TOLERANCE, check_first_frame
@@ -102,6 +104,7 @@ def first_frame_by_words(
     yes: bool = False,
     editor: str | Path = DEFAULT_EDITOR,
     backbone: str | Path = "nano",
+    lora: str | Path | None = "default",
     crop: str = "face",
     seed: int = 0,
     device: str = "auto",
@@ -122,24 +125,31 @@ def first_frame_by_words(
     Raises:
         SyncloraError: as `propose_first_frame`; or there is no terminal to ask on, once the picture is written.
     """
-    made: dict[str, Any] = {"editor": editor, "backbone": backbone, "crop": crop, "seed": seed, "device": device}
     with bars() as progress:
-        proposal = propose_first_frame(source, instruction, output, **made, progress=progress)
+        proposal = propose_first_frame(
+            source, instruction, output,
+            editor=editor, backbone=backbone, lora=lora, crop=crop, seed=seed, device=device, progress=progress,
+        )  # fmt: skip
     for line in proposal.summary():
         tell(line)
-    on = f"synclora edit {source} --first-frame {proposal.path} -o {output}"
+    files = (shlex.quote(str(path)) for path in (source, proposal.path, output))
+    on = "  synclora edit {} --first-frame {} -o {}".format(*files)
     if yes:
         return proposal.path
     if ask is None:
         if not sys.stdin.isatty():
             raise SyncloraError(
                 f"{proposal.path}: the edited first frame is written, and there is no terminal to ask whether it is"
-                f" good. Look at it and go on with `{on}`, or pass --yes to go on unasked."
+                f" good. Look at it and go on, with the other options that you gave, with\n{on}\nor pass --yes to go on"
+                " unasked."
             )
         ask = _ask
     if ask("Go on with this first frame?"):
         return proposal.path
-    tell(f"Nothing was sampled. Change the words or --seed and run it again, or edit the picture and go on with: {on}")
+    tell(
+        "Nothing was sampled. Change the words or --seed and run it again, or edit the picture and go on, with the"
+        f" other options that you gave, with\n{on}"
+    )
     return None
 
 
@@ -150,6 +160,7 @@ def propose_first_frame(
     *,
     editor: str | Path = DEFAULT_EDITOR,
     backbone: str | Path = "nano",
+    lora: str | Path | None = "default",
     crop: str = "face",
     seed: int = 0,
     device: str = "auto",
@@ -161,7 +172,7 @@ def propose_first_frame(
 
     Args:
         editor: a preset's name, a folder or a hub id (`synclora.editing.image_editors`).
-        backbone, crop, device: of the edit that is to follow.
+        backbone, lora, crop, device: of the edit that is to follow.
         seed: of the image model's noise.
 
     Raises:
@@ -174,7 +185,9 @@ def propose_first_frame(
     check_folder(check_output(output, source))
     check_seed(seed)
     check_choice("--crop", crop, CROP_CHOICES)
+    probe(source)
     settings = read_settings(locate(backbone))
+    find_lora(backbone, lora)
     found = find_editor(editor)
     stages = Stages(progress)
     stages.begin("Looking at the source")
@@ -259,7 +272,7 @@ def _aligned(made: Tensor, seen: Tensor, ratio: float) -> tuple[Tensor, list[Not
 def _frame_zero(source: Path | str, placement: Placement, found: FoundEditor) -> tuple[Tensor, Tensor]:
     """Frame 0 at the video model's crop: at the image model's size, and at the video model's."""
     crop = placement.crop
-    wide, high = found.size_for(crop.out_width, crop.out_height)
+    wide, high = found.call.size_for(crop.out_width, crop.out_height)
     shown = replace(crop, out_width=wide, out_height=high)  # cut from the source itself: as much detail as it has
     seen, exact = (read_clip(source, frames=1, crop=cut).frames[0] for cut in (shown, crop))
     return seen, exact

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def cleaner(monkeypatch: pytest.MonkeyPatch) -> None:
         from diffusers.pipelines.wan import pipeline_wan_i2v
 
         stand_in = types.ModuleType("ftfy")
+        stand_in.__spec__ = ModuleSpec("ftfy", None)
         stand_in.__dict__["fix_text"] = str
         monkeypatch.setitem(sys.modules, "ftfy", stand_in)
         monkeypatch.setattr(pipeline_wan_i2v, "ftfy", stand_in, raising=False)

@@ -1,7 +1,7 @@
 """How diffusers' pipelines are called: one row a class, and the one function that builds the arguments.
 
-Any text-to-image class will do, as their arguments have the same names. Editing and image-to-video classes differ, so
-those known to work are listed; a class of another name is one row more here.
+Any text-to-image class will do, as their arguments have the same names. Image-to-video classes differ, so those known
+to work are listed; a class of another name is one row more here. Editing classes are in `synclora.editing.pipelines`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from synclora.editing.pipelines import EDIT_CALLS, EditCall, edit_call
 from synclora.errors import SyncloraError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Call:
         rate: frames a second that a model without the argument `frame_rate` was made for.
         exact: components kept in float32.
         packages: what diffusers or transformers need for it and do not install.
+        editing: of a class that edits: its own row.
     """
 
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -48,10 +50,15 @@ class Call:
     rate: float | None = None
     exact: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    editing: EditCall | None = None
+
+
+def _editing(call: EditCall) -> Call:
+    defaults = {"num_inference_steps": call.steps, **call.settings}
+    return Call(defaults, call.guidance, call.batches, call.multiple, packages=call.packages, editing=call)
 
 
 _QWEN: dict[str, Any] = {"true_cfg_scale": 4.0, "negative_prompt": " "}
-_FLUX2: dict[str, Any] = {"guidance_scale": 4.0, "num_inference_steps": 50}
 _LTX: dict[str, Any] = {
     "negative_prompt": NEGATIVE,
     "decode_timestep": 0.05,  # of the VAEs that finish the last step themselves; the others ignore both
@@ -65,17 +72,7 @@ CALLS: dict[Role, dict[str, Call]] = {
         "StableDiffusionPipeline": Call({"negative_prompt": "drawing, deformed, blurred"}, batches=True, multiple=8),
         "ZImagePipeline": Call({"num_inference_steps": 9, "guidance_scale": 0.0}, batches=True),
     },
-    "edit": {
-        "QwenImageEditPipeline": Call(_QWEN | {"num_inference_steps": 50}, "true_cfg_scale", packages=("torchvision",)),
-        "QwenImageEditPlusPipeline": Call(
-            _QWEN | {"num_inference_steps": 40}, "true_cfg_scale", packages=("torchvision",)
-        ),
-        # The size of the portrait is kept; on its own it would take the nearest of a list.
-        "FluxKontextPipeline": Call({"guidance_scale": 2.5, "_auto_resize": False}, batches=True),
-        "Flux2Pipeline": Call(_FLUX2),
-        "Flux2KleinPipeline": Call({"guidance_scale": 1.0, "num_inference_steps": 4}),
-        "StableDiffusionInstructPix2PixPipeline": Call({"image_guidance_scale": 1.5}, multiple=8),
-    },
+    "edit": {name: _editing(call) for name, call in EDIT_CALLS.items()},
     "video": {
         "WanImageToVideoPipeline": Call(_WAN, rate=16.0, exact=("vae",), packages=("ftfy",)),
         "LTXImageToVideoPipeline": Call(_LTX, batches=True, multiple=32),
@@ -86,7 +83,7 @@ CALLS: dict[Role, dict[str, Call]] = {
 # What a model's index names, and the class of the same family that does what is needed here.
 SIBLINGS: dict[Role, dict[str, str]] = {
     "portrait": {},
-    "edit": {"QwenImagePipeline": "QwenImageEditPipeline", "FluxPipeline": "FluxKontextPipeline"},
+    "edit": {},
     "video": {
         "WanPipeline": "WanImageToVideoPipeline",
         "LTXPipeline": "LTXImageToVideoPipeline",
@@ -113,8 +110,8 @@ def call_of(role: Role, pipeline: type, index: dict[str, Any], where: str) -> Ca
     name = pipeline.__name__
     if name == "WanImageToVideoPipeline" and index.get("expand_timesteps"):
         return _WAN_5B
-    if name == "Flux2KleinPipeline" and role == "edit" and not index.get("is_distilled"):
-        return replace(CALLS[role][name], defaults=_FLUX2)
+    if role == "edit" and (call := edit_call(name, index)) is not None:
+        return _editing(call)
     if name in CALLS[role]:
         return CALLS[role][name]
     known = ", ".join(CALLS[role])

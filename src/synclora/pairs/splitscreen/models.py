@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from synclora.backbones.presence import INDEX, missing_files
+from synclora.editing.pipelines import require
 from synclora.errors import SyncloraError
 from synclora.pairs.splitscreen.calls import SIBLINGS, Call, Role, call_of, settings_of
 from synclora.pairs.splitscreen.config import StageConfig
@@ -65,16 +65,9 @@ def find(role: Role, settings: StageConfig) -> Model:
         )
     if missing := missing_files(folder):
         names = ", ".join(missing[:4]) + (" ..." if len(missing) > 4 else "")
-        raise SyncloraError(f"{folder}: incomplete; missing are {names}. Go on with: {_command(settings)}")
+        raise SyncloraError(f"{role}.model: {folder}: incomplete; missing are {names}. {_fetch_again(settings)}")
     call = call_of(role, pipeline, index, settings.model)
-    for package in call.packages:
-        try:
-            import_module(package)
-        except ImportError as error:
-            raise SyncloraError(
-                f"{role}: {named} needs the package {package}, which is not installed. Install it with: pip install"
-                f" {package}"
-            ) from error
+    require(call.packages, pipeline.__name__)
     if settings.batch > 1 and not call.batches:
         raise SyncloraError(f"{role}.batch is {settings.batch}; {named} makes one at a time. Leave it out.")
     chosen = settings_of(call, pipeline, settings, f"{role}: {settings.model}")
@@ -113,8 +106,8 @@ def load(model: Model, settings: StageConfig) -> Any:
     except Exception as error:  # damaged files show as a dozen classes, of safetensors, json, torch and diffusers
         what = (str(error).splitlines() or [""])[0]
         raise SyncloraError(
-            f"{model.folder}: {model.pipeline} cannot be loaded from it ({type(error).__name__}: {what}). Download the"
-            f" model again with: {_command(settings)}"
+            f"{model.folder}: {model.pipeline} cannot be loaded from it ({type(error).__name__}: {what})."
+            f" {_fetch_again(settings)}"
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -166,6 +159,12 @@ def _folder(role: Role, settings: StageConfig) -> tuple[Path, str | None]:
 def _command(settings: StageConfig) -> str:
     revision = f" --revision {settings.revision}" if settings.revision else ""
     return f"hf download {settings.model}{revision}"
+
+
+def _fetch_again(settings: StageConfig) -> str:
+    if Path(settings.model).is_dir():
+        return "Copy or download the whole model again."
+    return f"Go on with the download:\n  {_command(settings)}"
 
 
 def _index(folder: Path) -> dict[str, Any]:

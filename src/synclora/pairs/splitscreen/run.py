@@ -20,7 +20,7 @@ from synclora.pairs.filling import admitting, only_run
 from synclora.pairs.splitscreen.calls import Role
 from synclora.pairs.splitscreen.config import SplitScreenConfig, StageConfig, deciding, load_config
 from synclora.pairs.splitscreen.files import FAILED, STAGES, Failure, Item, ItemFiles
-from synclora.pairs.splitscreen.models import find
+from synclora.pairs.splitscreen.models import Model, find
 from synclora.pairs.splitscreen.pools import EXECUTORS, OnRay
 from synclora.pairs.splitscreen.prompts import PortraitPrompt, portrait, read_prompts
 from synclora.pairs.splitscreen.stages import RECORD, STAGE_CLASSES, Stage, Work
@@ -77,7 +77,7 @@ def generate_split_screen(
     _check(count, seed, executor, ray_address)
     words = _words(count, seed, prompts)
     parts: dict[Role, StageConfig] = {"portrait": config.portrait, "edit": config.edit, "video": config.video}
-    work = Work(PairStore(root).url, config, {str(role): find(role, part) for role, part in parts.items()})
+    work = Work(PairStore(root).url, config, _models(parts))
     _check_sizes(work)
     store = PairStore(root)
     with only_run(store):
@@ -181,6 +181,20 @@ def _check(count: int, seed: int, executor: str, ray_address: str | None) -> Non
         raise SyncloraError(f"the Ray address {ray_address!r} is of no use to the executor {executor!r}; choose ray.")
 
 
+def _models(parts: dict[Role, StageConfig]) -> dict[str, Model]:
+    """The model of each stage; one error tells all that are not here, so that they can be downloaded at once."""
+    found: dict[str, Model] = {}
+    problems: list[str] = []
+    for role, part in parts.items():
+        try:
+            found[role] = find(role, part)
+        except SyncloraError as error:
+            problems.append(str(error))
+    if problems:
+        raise SyncloraError("\n\n".join(problems))
+    return found
+
+
 def _check_sizes(work: Work) -> None:
     """Sizes that the models take; raises SyncloraError."""
     _ = work.layout
@@ -192,6 +206,13 @@ def _check_sizes(work: Work) -> None:
                     f"portrait.{name} is {px}; the model of `{role}` needs a multiple of {multiple},"
                     f" e.g. {max(px // multiple, 1) * multiple}."
                 )
+    edit, size = work.models["edit"], (work.config.portrait.width, work.config.portrait.height)
+    if (call := edit.call.editing) and call.rescales and (best := call.size_for(*size)) != size:
+        raise SyncloraError(
+            f"portrait.width and height are {size[0]} and {size[1]}; {edit.pipeline} brings each picture to"
+            f" {best[0]}x{best[1]}, and what it draws at another size shows it larger or smaller. Make the portraits"
+            f" {best[0]}x{best[1]}."
+        )
 
 
 def _check_settings(store: PairStore, work: Work) -> None:
