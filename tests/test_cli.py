@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from synclora.cli import app
 from synclora.clip import read_clip
+from synclora.console import _laid_out
 from synclora.errors import SyncloraError
 from synclora.pairs import PairStore
 
@@ -39,6 +40,18 @@ def test_import_is_light() -> None:
     from synclora.editing.editor import Editor
 
     assert synclora.Editor is Editor
+
+
+def test_commands_in_an_error_keep_lines_of_their_own() -> None:
+    """Everything else is one paragraph; an empty line begins a new one."""
+    lines = ["a: its weights", "are not here. Download", "them with", '  hf download a/b --include "x"', "or not.", ""]
+    text = "\n".join([*lines, "b: as", "well."])
+    assert _laid_out(text).splitlines() == [
+        "a: its weights are not here. Download them with",
+        '  hf download a/b --include "x"',
+        "or not.",
+        "b: as well.",
+    ]
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

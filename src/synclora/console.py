@@ -16,17 +16,32 @@ INTERRUPTED = 130
 
 
 class Commands(TyperGroup):
-    """A group of commands whose errors are one paragraph on stderr and exit code 2, Ctrl-C one line and 130."""
+    """A group of commands whose errors are told on stderr with exit code 2, Ctrl-C in one line with 130."""
 
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
         except SyncloraError as error:
-            typer.echo(f"synclora: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"synclora: {_laid_out(str(error))}", err=True)
             raise typer.Exit(BAD_INPUT) from error
         except KeyboardInterrupt as error:
             typer.echo("synclora: interrupted; nothing half-written was left.", err=True)
             raise typer.Exit(INTERRUPTED) from error
+
+
+def _laid_out(text: str) -> str:
+    """A message in one line; but commands, which are indented by two, keep lines of their own to be copied, and what
+    follows an empty line begins a new one."""
+    lines: list[str] = [""]
+    for line in text.splitlines():
+        words = " ".join(line.split())
+        if line == f"  {words}":
+            lines += [f"  {words}", ""]
+        elif words:
+            lines[-1] = f"{lines[-1]} {words}".strip()
+        elif lines[-1]:
+            lines.append("")
+    return "\n".join(line for line in lines if line)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from synclora.adapters.bases import config_of
 from synclora.adapters.merge import MERGED_NAME, merged_rules
 from synclora.adapters.rules import KNOWN, Rules, require_base, rules_of
 from synclora.backbones.base import Attention, Backbone
-from synclora.backbones.presets import LORA_NAME, locate
+from synclora.backbones.checkpoint import is_folder
+from synclora.backbones.presets import LORA_NAME, PRESETS, PUBLISHED, locate
 from synclora.diffusion.lora import load_lora
 from synclora.diffusion.lora_file import read_header
 from synclora.errors import SyncloraError
@@ -33,13 +34,20 @@ def find_lora(backbone: str | Path, lora: str | Path | None) -> Path | None:
     Of a backbone that a LoRA was merged into, that is the record of it.
 
     Raises:
-        SyncloraError: no such file, a hub id that cannot be fetched, or a backbone that comes without a LoRA.
+        SyncloraError: no such file, a hub id that cannot be fetched, no such backbone, or one that comes without a
+            LoRA.
     """
     if lora is None:
         return None
     if str(lora) != "default":
         return hub.locate(lora).path
-    folder = Path(locate(backbone))
+    where = locate(backbone)
+    folder = Path(where)
+    if is_folder(where) and not (folder / "transformer").is_dir():
+        raise SyncloraError(
+            f"{backbone}: has no transformer folder, so it is no model in the diffusers layout. Give such a folder, a"
+            f" preset ({', '.join([*PRESETS, *PUBLISHED])}), a .safetensors file or a hub id with --backbone."
+        )
     beside = next((folder / name for name in (LORA_NAME, MERGED_NAME) if (folder / name).is_file()), None)
     if beside is None:
         known = [f"such as {known.repo}" for known in KNOWN if known.rules.base == str(backbone)]
