@@ -1,6 +1,6 @@
 """How exactly known moves of edited portraits are found; run by hand, it prints the figures of docs/editing.md.
 
-python tests/faces/measure_align.py --count 42
+python tests/faces/measure_align.py              # a quarter of a minute on a core
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from synclora.faces import align as a
-from synclora.faces.head import STABLE
 from synclora.faces.tracker import track
 from synclora.portraits import EDIT_KINDS, TEST_SEED_START, apply_edit, render, sample_motion, sample_person
 
@@ -47,14 +46,12 @@ def main() -> None:
             )
         )
         images = np.stack([picture.numpy(), onto.numpy()])
-        here, there = (track(image[None])[0, STABLE, :2] for image in images)
-        coarse = a._by_points(here, there)
-        fine, alike = a._best(images, [coarse, a._Similarity(0.0, 0.0, np.zeros(2), coarse.middle)])
+        coarse, found = a._by_both(images, np.concatenate([track(image[None]) for image in images]))
         places = np.linspace(0.25, 0.75, 6) * size, np.linspace(0.2, 0.8, 6) * size
         points = np.stack(np.meshgrid(*places), -1).reshape(-1, 2)
         true = points @ matrix[:, :2].T + matrix[:, 2]
-        errors.append([np.linalg.norm(found.places(points) - true, axis=1).max() for found in (coarse, fine)])
-        print(f"{seed} {kind:<10} landmarks {errors[-1][0]:.2f} px, both {errors[-1][1]:.2f} px, alike {alike:.2f}")
+        errors.append([np.linalg.norm(by.places(points) - true, axis=1).max() for by in (coarse, found)])
+        print(f"{seed} {kind:<10} landmarks {errors[-1][0]:.2f} px, both {errors[-1][1]:.2f} px", flush=True)
     for name, column in zip(("landmarks", "both"), np.array(errors).T, strict=True):
         print(f"{name}: mean {column.mean():.2f} px, at most {column.max():.2f}, {(column < 0.2).sum()} below 0.2")
 
