@@ -144,8 +144,16 @@ def test_one_killed_ends_the_other_with_a_message(tmp_path: Path, run: Run, vict
     assert is_whole(newest) and weights(output, int(newest.name[5:]))
 
 
-def test_the_launcher_ends_all_when_one_is_killed(tmp_path: Path) -> None:
-    """torchrun: SIGKILL of process 1 ends the launcher and process 0; the message and a checkpoint stay."""
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"),
+    ],
+    ids=["torchrun", "accelerate"],
+)
+def test_the_launcher_ends_all_when_one_is_killed(tmp_path: Path, line: tuple[str, ...]) -> None:
+    """SIGKILL of process 1 ends the launcher and process 0; the message and a checkpoint stay."""
     output, here = tmp_path / "run", Path(__file__).parent
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(values(output, steps=4000, checkpoint_every=2, precision="bf16")))
@@ -155,7 +163,7 @@ def test_the_launcher_ends_all_when_one_is_killed(tmp_path: Path) -> None:
         f"open({str(tmp_path)!r} + '/pid' + os.environ['RANK'], 'w').write(str(os.getpid()))\n"
         f"tiny_run.main({str(config)!r})\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    command = [sys.executable, "-m", *line, str(script)]
     launcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     while last_step(output) < 5 and launcher.poll() is None:
         time.sleep(0.05)

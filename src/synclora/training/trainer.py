@@ -1,7 +1,7 @@
 """Train a LoRA on a frozen backbone.
 
     synclora train recipes/nano/sync_lora.yaml
-    accelerate launch --num_processes 8 -m synclora train CONFIG.yaml         # a process for each of 8 GPUs
+    accelerate launch --multi_gpu --num_processes 8 -m synclora train CONFIG.yaml       # a process for each of 8 GPUs
 
     OUTPUT/config.yaml            the resolved configuration
     OUTPUT/cache/                 encoded clips and prompts

@@ -1,7 +1,7 @@
 """The processes of a training: how they share work, wait for each other and end together.
 
-    accelerate launch --num_processes 8 -m synclora train CONFIG.yaml         one process a GPU
-    torchrun --nproc-per-node 2 -m synclora train CONFIG.yaml                 the same launcher, the CPU included
+    accelerate launch --multi_gpu --num_processes 8 -m synclora train CONFIG.yaml     one process a GPU; on the CPU too
+    torchrun --nproc-per-node 8 -m synclora train CONFIG.yaml                         the same
 
 The launcher says who we are in the environment (RANK, WORLD_SIZE, LOCAL_RANK); without it there is one process, and
 everything here does nothing. Whatever goes wrong in one process ends all of them with one message:
@@ -60,7 +60,12 @@ class World:
 
     @classmethod
     def open(cls) -> World:
-        """The world that the launcher describes, joined; to be used in a `with` statement."""
+        """The world that the launcher describes, joined; to be used in a `with` statement.
+
+        Raises:
+            SyncloraError: `accelerate launch` was asked for several processes and started one.
+        """
+        _require_launched()
         rank, size, local_rank, local_size = (
             int(os.environ.get(name, default))
             for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
@@ -224,3 +229,14 @@ class World:
             if len(living) == self.size or time.monotonic() > until:
                 return living
             time.sleep(0.05)
+
+
+def _require_launched() -> None:
+    """accelerate tells a single process of `--num_processes` only by an address at which it is to meet the others."""
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ and "RANK" not in os.environ:
+        raise SyncloraError(
+            "accelerate launch was asked for several processes and started one, as it does with --cpu and where "
+            "`accelerate config` was told of a single device; a step would learn from too few pairs. Launch with "
+            "`accelerate launch --multi_gpu --num_processes N -m synclora train CONFIG`, which works on the CPU too "
+            "(device: cpu), or for one process with `synclora train CONFIG`."
+        )
