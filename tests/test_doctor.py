@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -16,6 +17,7 @@ from synclora.doctor.machine import Card, Check
 from synclora.doctor.memory import SIZES, fitting
 from synclora.doctor.report import _problems
 from synclora.doctor.table import print_diagnosis
+from synclora.training.published import model_of
 
 GB = 10**9
 
@@ -71,6 +73,18 @@ def test_what_fits_on_which_card(name: str, card: int, fit: str) -> None:
     assert fitting(SIZES[name], card * GB, card * GB, 128 * GB).fit == fit
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_those_of_the_configurations(name: str) -> None:
+    """Every part's weights, to the last digit given, are what diffusers' classes have in that configuration."""
+    model = model_of(name)
+    counts = {"transformer": sum(p.numel() for p in model.transformer.parameters()), **model.encoders}
+    digits = 4 if name == "nano" else 2
+    assert SIZES[name].billions == {part: round(count / 1e9, digits) for part, count in counts.items()}
+    config: Any = model.transformer.config
+    assert SIZES[name].width == config["num_attention_heads"] * config["attention_head_dim"]
+    assert SIZES[name].blocks == config["num_layers"]
+
+
 def test_the_numbers_are_the_formulas() -> None:
     """13B: N = 11 x 16 x 16 tokens; weights 2 bytes; the larger of sampling and decoding."""
     sizes = SIZES["ltxv-13b"]
@@ -124,7 +138,7 @@ def test_every_problem_has_its_way_out(here: Diagnosis) -> None:
     fatal = {problem.text.split(":")[0] for problem in problems if problem.fatal}
     assert fatal == {"video encoding", "av is not installed"}
     assert all(problem.way_out for problem in problems)
-    assert any("ltx-2.3 (73 GB)" in problem.text and "HF_HOME" in problem.way_out for problem in problems)
+    assert any("ltx-2.3 (70 GB)" in problem.text and "HF_HOME" in problem.way_out for problem in problems)
     assert replace(here, problems=problems).exit_code == 1
 
 

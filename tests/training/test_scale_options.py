@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from synclora.adapters.rules import Window, rules_of
-from synclora.backbones.base import Geometry
+from synclora.backbones.base import Geometry, Text
 from synclora.diffusion.lora import add_lora, lora_state
 from synclora.diffusion.lora_file import read_header
 from synclora.errors import SyncloraError
-from synclora.training import placement, prepare, trainer
+from synclora.training import latents, placement, prepare, trainer
 from synclora.training.buckets import BucketSampler, JoinedClips, nearest
 from synclora.training.clips import StoredClips, open_clips
 from synclora.training.config import Bucket, Data, parse_config
@@ -108,7 +108,7 @@ def test_quantised_layers_pass_gradients_as_the_whole_ones() -> None:
 def loss(backbone: Any, attention: Any) -> torch.Tensor:
     """The loss of one fixed batch of noise latents."""
     generator = torch.Generator().manual_seed(0)
-    from synclora.training.objective import Batch, Text
+    from synclora.training.objective import Batch
 
     source, target = (torch.randn(2, 8, 2, 2, 2, generator=generator) for _ in range(2))
     text = Text(torch.randn(2, 16, 16, generator=generator), torch.ones(2, 16, dtype=torch.bool))
@@ -150,6 +150,36 @@ def test_an_offloaded_base_gives_the_same_gradients(recompute: bool) -> None:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def test_encoders_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Any) -> None:
+    """On another device ("meta"): clips are encoded with the VAE alone there, prompts with the text encoder alone, and
+    afterwards each encoder has its own weights on the CPU again, not copies."""
+    monkeypatch.setattr(trainer, "open_clips", tiny_run.noise_clips)
+    monkeypatch.setattr(trainer, "place_small", lambda *_: None)  # weights cannot go to "meta" in place
+    monkeypatch.setattr(latents, "module_fingerprint", lambda *_: "x")  # which has none there
+    backbone, meta, seen = tiny_run.tiny_backbone(), torch.device("meta"), []
+    parts: dict[str, Any] = {"vae": backbone.vae, "text_encoder": backbone.text_encoder}
+    weights = {id(p) for part in parts.values() for p in part.parameters()}
+
+    def there() -> set[str]:
+        return {name for name, part in parts.items() if any(p.is_meta for p in part.parameters())}
+
+    def encode(video: torch.Tensor) -> torch.Tensor:
+        seen.append(("encode", there()))
+        return torch.zeros(len(video), 8, 2, 2, 2)
+
+    def embed(prompts: list[str]) -> Text:
+        seen.append(("embed", there()))
+        return Text(torch.zeros(len(prompts), 16, 16), torch.ones(len(prompts), 16, dtype=torch.bool))
+
+    monkeypatch.setattr(backbone, "encode", encode)
+    monkeypatch.setattr(backbone, "embed", embed)
+    run = trainer._Run(parse_config(tiny_run.values(tmp_path)), World(), meta, backbone, console)
+    run._encode()
+    assert [call for call, _ in seen] == ["encode"] * 3 + ["embed"] * 3
+    assert all(found == {"vae" if call == "encode" else "text_encoder"} for call, found in seen)
+    assert weights == {id(p) for part in parts.values() for p in part.parameters()}
 
 
 def test_moving_average() -> None:

@@ -54,9 +54,9 @@ _COMMUNITY = "LTX-2 Community License (free below 10 million US dollars of yearl
 PUBLISHED = {
     "ltxv-2b": Published("Lightricks/LTX-Video-0.9.5", 25, _OPEN_WEIGHTS),
     "ltxv-13b": Published("Lightricks/LTX-Video-0.9.7-dev", 48, _OPEN_WEIGHTS),
-    "ltx-2.0": Published("Lightricks/LTX-2", 69, _COMMUNITY),
-    "ltx-2.3": Published("diffusers/LTX-2.3-Diffusers", 73, _COMMUNITY),
-    "ltx-2.5": Published("Lightricks/LTX-2.5-Diffusers", 73, "LTX-2.x Community License", gated=True),
+    "ltx-2.0": Published("Lightricks/LTX-2", 67, _COMMUNITY),
+    "ltx-2.3": Published("diffusers/LTX-2.3-Diffusers", 70, _COMMUNITY),
+    "ltx-2.5": Published("Lightricks/LTX-2.5-Diffusers", 70, "LTX-2.x Community License", gated=True),
 }
 
 

@@ -64,17 +64,16 @@ class Sizes:
         return max(sampling, decoding)
 
 
-# Transformers, VAEs and the connectors of 2.0 counted from diffusers' configurations (LTX-2: the video stream, see
-# docs/backbones.md; the VAEs of LTX-Video 0.9.5 and 0.9.7 by their files' sizes); T5-XXL and Gemma 3 12B as published;
-# the connectors of 2.3 and 2.5 are what the whole (`PUBLISHED`) leaves.
-_T5 = {"text_encoder": 4.76}
+# Counted from configurations (`synclora.training.published`, which a test holds these against), of LTX-2's transformer
+# the video stream; what was not seen of 2.5 is taken to be as in 2.3.
+_T5, _GEMMA = {"text_encoder": 4.76}, {"text_encoder": 12.19}
 SIZES = {
     "nano": Sizes({"transformer": 0.0070, "text_encoder": 0.0004, "vae": 0.0072}, 256, 6, 33, 128, 128, 16, 2),
-    "ltxv-2b": Sizes({"transformer": 1.92, **_T5, "vae": 0.47}, 2048, 28),
-    "ltxv-13b": Sizes({"transformer": 13.04, **_T5, "vae": 0.62}, 4096, 48),
-    "ltx-2.0": Sizes({"transformer": 13.0, "text_encoder": 12.19, "connectors": 1.43, "vae": 1.22}, 4096, 48),
-    "ltx-2.3": Sizes({"transformer": 13.1, "text_encoder": 12.19, "connectors": 3.9, "vae": 1.22}, 4096, 48),
-    "ltx-2.5": Sizes({"transformer": 13.1, "text_encoder": 12.19, "connectors": 3.9, "vae": 1.22}, 4096, 48),
+    "ltxv-2b": Sizes({"transformer": 1.92, **_T5, "vae": 1.25}, 2048, 28),
+    "ltxv-13b": Sizes({"transformer": 13.04, **_T5, "vae": 1.25}, 4096, 48),
+    "ltx-2.0": Sizes({"transformer": 13.04, **_GEMMA, "connectors": 1.43, "vae": 1.22}, 4096, 48),
+    "ltx-2.3": Sizes({"transformer": 13.12, **_GEMMA, "connectors": 3.17, "vae": 0.73}, 4096, 48),
+    "ltx-2.5": Sizes({"transformer": 13.07, **_GEMMA, "connectors": 3.17, "vae": 0.73}, 4096, 48),
 }
 
 

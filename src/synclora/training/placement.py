@@ -1,6 +1,7 @@
 """Where weights lie in a training, so that the GPU holds what it needs and no more.
 
-    encoding     the encoders on the GPU; the frozen layers of the transformer still in the checkpoint's pages
+    encoding     the VAE on the GPU for all clips, then the text encoder and its connectors for all prompts; the frozen
+                 layers of the transformer still in the checkpoint's pages
     training     the encoders in CPU memory (the VAE comes back for sample edits); the frozen layers
                      whole on the GPU            by default
                      in 8 bits                   quantize: int8 | fp8
@@ -14,6 +15,7 @@ norms and tables are small and lie whole in every process.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,28 +29,29 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
 from synclora.backbones.base import Backbone
+from synclora.backbones.memory import Turns
 from synclora.training.config import TrainConfig
 from synclora.training.precision import frozen_linears, quantize_base
 from synclora.training.world import World
 
-ENCODERS = ("text_encoder", "connectors", "vae")
+VAE = ("vae",)
+TEXT = ("text_encoder", "connectors")  # together, as every few prompts need both
 
 
 def place_small(backbone: Backbone, device: torch.device) -> None:
-    """Everything but the frozen layers to the device: encoders, LoRA, norms, tables."""
+    """LoRA, norms and tables to the device; the encoders to the CPU, from where `on_device` fetches them."""
     for tensor in _small(backbone.transformer):
         tensor.data = tensor.data.to(device)
-    _move(backbone, ENCODERS, device)
+    for module in _parts(backbone, VAE + TEXT):
+        nn.Module.to(module, "cpu")
 
 
 def place_base(backbone: Backbone, config: TrainConfig, world: World, device: torch.device) -> None:
-    """The frozen layers to where training reads them, the encoders out of the way; the LoRA must be in.
+    """The frozen layers to where training reads them; the LoRA must be in.
 
     Raises:
         SyncloraError: quantisation without torchao.
     """
-    if device.type != "cpu":
-        _move(backbone, ENCODERS, "cpu")
     if config.quantize != "none":
         quantize_base(backbone.transformer, config.quantize, device)
     elif config.sharding == "full" or (config.offload and device.type != "cpu"):
@@ -58,14 +61,17 @@ def place_base(backbone: Backbone, config: TrainConfig, world: World, device: to
 
 
 @contextmanager
-def vae_on(backbone: Backbone, device: torch.device) -> Iterator[None]:
-    """The VAE on the device, for a while."""
-    _move(backbone, ("vae",), device)
+def on_device(backbone: Backbone, names: tuple[str, ...], device: torch.device) -> Iterator[None]:
+    """Some encoders (`VAE` or `TEXT`) on the device for a while; their weights on the CPU stay as they are."""
+    turns = Turns(device, reserve=0, free=lambda: sys.maxsize, capacity=sys.maxsize)
+    modules = _parts(backbone, names)
     try:
+        for module in modules:
+            turns.use(module)
         yield
     finally:
-        if device.type != "cpu":
-            _move(backbone, ("vae",), "cpu")
+        for module in modules:
+            turns.forget(module)
 
 
 def open_mesh(world: World, device: torch.device, sharded: bool) -> DeviceMesh:
@@ -98,11 +104,9 @@ def _small(transformer: nn.Module) -> list[torch.Tensor]:
     return [*(p for p in transformer.parameters() if id(p) not in frozen), *transformer.buffers()]
 
 
-def _move(backbone: Backbone, names: tuple[str, ...], device: torch.device | str) -> None:
-    for name in names:
-        module = getattr(backbone, name, None)
-        if isinstance(module, nn.Module):
-            nn.Module.to(module, device)
+def _parts(backbone: Backbone, names: tuple[str, ...]) -> list[nn.Module]:
+    """Those of these parts that the backbone has."""
+    return [part for name in names if isinstance(part := getattr(backbone, name, None), nn.Module)]
 
 
 def _call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

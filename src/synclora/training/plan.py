@@ -20,6 +20,7 @@ from synclora.diffusion.lora import TARGETS
 from synclora.training.checks import Findings, check_data, check_folders
 from synclora.training.config import TrainConfig, load_config
 from synclora.training.costs import Flops, Network, Step, activation_bytes, describe, flops
+from synclora.training.placement import TEXT, VAE
 from synclora.training.published import Model, model_of
 
 GIB = 2**30
@@ -54,7 +55,7 @@ class Plan:
         geometry, frames: of the largest clips.
         step: one pass of one process over the largest clips.
         memory: bytes on each GPU while training, by item.
-        encoding: bytes on each GPU for weights while clips and prompts are encoded, before training.
+        encoding: bytes on each GPU for weights while clips, then prompts, are encoded, before training.
         host: bytes of CPU memory that the offloaded base takes in each process.
         cache: bytes on disk for encoded clips and prompts.
         data: what the pairs are.
@@ -127,7 +128,7 @@ class Plan:
         width = max(map(len, items))
         lines = ["memory while training, computed"]
         lines += [f"  {name:<{width}}  {count / GIB:6.1f} GiB" for name, count in items.items()]
-        lines.append(f"memory while encoding, before: {self.encoding / GIB:.1f} GiB of weights, on the GPU")
+        lines.append(f"memory while encoding, before: {self.encoding / GIB:.1f} GiB of weights at most, on the GPU")
         if self.host:
             lines.append(f"CPU memory for the offloaded base: {self.host / GIB:.1f} GiB a process, pinned")
         if self.config.sharding == "full" and self.processes == 1:
@@ -279,7 +280,8 @@ def _gathered(config: TrainConfig, network: Network) -> int:
 
 def _encoding(config: TrainConfig, model: Model, network: Network) -> int:
     size = 2 if config.precision == "bf16" else 4
-    small = sum(model.encoders.values()) + network.weights - network.block_weights
+    vae, text = (sum(model.encoders.get(part, 0) for part in parts) for parts in (VAE, TEXT))  # one after the other
+    small = max(vae, text) + network.weights - network.block_weights
     return small * size + 4 * network.lora_weights(config.rank)
 
 

@@ -20,8 +20,7 @@ from synclora.backbones.ltx2_transformer import drop_audio
 from synclora.backbones.presets import PUBLISHED, locate
 from synclora.backbones.single_file import open_single_file
 from synclora.errors import SyncloraError
-
-ENCODERS = ("text_encoder", "connectors", "vae")
+from synclora.training.placement import TEXT, VAE
 
 # Transformers. LTX-Video 2B: the defaults of diffusers' class, as its scripts/convert_ltx_to_diffusers.py builds it.
 # 13B: Lightricks' xora_v1.2-13B-balanced-128.json. LTX-2.0 and 2.3: diffusers' scripts/convert_ltx2_to_diffusers.py.
@@ -42,11 +41,46 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "ltx-2.3": _LATER,
     "ltx-2.5": _LATER | {"ff_bias": False, "use_prompt_adaln_single": False, "use_keyframes_abs_pos_embedding": True},
 }
-# Numbers in T5 XXL's encoder or Gemma 12B, in the connectors and the VAE; the VAEs of LTX-Video are about as large.
-_ENCODERS = {
-    "ltx-video": {"text_encoder": 4_762_310_656, "vae": 1_250_000_000},
-    "ltx-2": {"text_encoder": 12_200_000_000, "connectors": 3_170_000_000, "vae": 1_220_000_000},
+# VAEs and connectors, from the same scripts; 2.0 has the defaults of diffusers' classes, 2.5 is taken to be as 2.3. The
+# VAE of 13B (0.9.7) is that of 2B (0.9.5).
+_LTX_VIDEO_VAE: dict[str, Any] = {
+    "block_out_channels": (128, 256, 512, 1024, 2048),
+    "down_block_types": ("LTXVideo095DownBlock3D",) * 4,
+    "decoder_block_out_channels": (256, 512, 1024),
+    "layers_per_block": (4, 6, 6, 2, 2),
+    "decoder_layers_per_block": (5, 5, 5, 5),
+    "spatio_temporal_scaling": (True,) * 4,
+    "decoder_spatio_temporal_scaling": (True,) * 3,
+    "decoder_inject_noise": (False,) * 4,
+    "downsample_type": ("spatial", "temporal", "spatiotemporal", "spatiotemporal"),
+    "upsample_residual": (True,) * 3,
+    "upsample_factor": (2, 2, 2),
+    "timestep_conditioning": True,
 }
+_LATER_VAE: dict[str, Any] = {
+    "block_out_channels": (256, 512, 1024, 1024),
+    "decoder_block_out_channels": (256, 512, 512, 1024),
+    "layers_per_block": (4, 6, 4, 2, 2),
+    "decoder_layers_per_block": (4, 6, 4, 2, 2),
+    "decoder_spatio_temporal_scaling": (True,) * 4,
+    "decoder_inject_noise": (False,) * 5,
+    "upsample_type": ("spatiotemporal", "spatiotemporal", "temporal", "spatial"),
+    "upsample_residual": (False,) * 4,
+    "upsample_factor": (2, 2, 1, 2),
+}
+_LATER_CONNECTORS: dict[str, Any] = {
+    "video_connector_num_attention_heads": 32,
+    "video_connector_num_layers": 8,
+    "video_gated_attn": True,
+    "audio_connector_num_attention_heads": 32,
+    "audio_connector_attention_head_dim": 64,
+    "audio_connector_num_layers": 8,
+    "audio_gated_attn": True,
+    "per_modality_projections": True,
+    "proj_bias": True,
+}
+# Numbers in T5 v1.1 XXL's encoder and in Gemma 3 12B with its eyes, counted from transformers' classes.
+T5_XXL, GEMMA_12B = 4_762_310_656, 12_187_325_040
 
 
 @dataclass(frozen=True)
@@ -85,7 +119,7 @@ def model_of(backbone: str) -> Model:
     transformer = checkpoint.skeleton(_class(is_ltx2), where, "transformer", drop_audio if is_ltx2 else None)
     settings = checkpoint.read_settings(where, _settings(is_ltx2))
     vae = _vae_config(where)
-    encoders = {part: _numbers(Path(where) / part) for part in ENCODERS if (Path(where) / part).is_dir()}
+    encoders = {part: _numbers(Path(where) / part) for part in VAE + TEXT if (Path(where) / part).is_dir()}
     spatial, temporal = vae.get("spatial_compression_ratio") or 32, vae.get("temporal_compression_ratio") or 8
     return _model(f"the configuration in {where}", transformer, settings, encoders, is_ltx2, spatial, temporal)
 
@@ -97,12 +131,29 @@ def _published(name: str) -> Model:
     is_ltx2 = name.startswith("ltx-2")
     with init_empty_weights(include_buffers=False):
         transformer = _class(is_ltx2)(**CONFIGURATIONS[name])
+        encoders = _published_encoders(name)
     if is_ltx2:
         drop_audio(transformer)
-    encoders = _ENCODERS["ltx-2" if is_ltx2 else "ltx-video"]
     published = PUBLISHED[name]
     origin = f"its published configuration (the weights, {published.gigabytes} GB, are not here)"
     return _model(origin, transformer, _settings(is_ltx2), encoders, is_ltx2, 32, 8)
+
+
+def _published_encoders(name: str) -> dict[str, int]:
+    """Numbers in a published model's encoders; networks are to be made empty here."""
+    from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
+    from diffusers.models.autoencoders.autoencoder_kl_ltx2 import AutoencoderKLLTX2Video
+    from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+
+    def count(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    if not name.startswith("ltx-2"):
+        return {"text_encoder": T5_XXL, "vae": count(AutoencoderKLLTXVideo(**_LTX_VIDEO_VAE))}
+    later = name != "ltx-2.0"
+    connectors = LTX2TextConnectors(**(_LATER_CONNECTORS if later else {}))
+    vae = AutoencoderKLLTX2Video(**(_LATER_VAE if later else {}))
+    return {"text_encoder": GEMMA_12B, "connectors": count(connectors), "vae": count(vae)}
 
 
 def _model(

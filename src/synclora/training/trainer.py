@@ -34,6 +34,7 @@ from synclora.errors import SyncloraError
 from synclora.tensors import make_folder
 from synclora.training import prepare
 from synclora.training.buckets import BucketSampler, buckets_of
+from synclora.training.card import push, require_hub
 from synclora.training.clips import open_clips
 from synclora.training.config import TrainConfig, load_config
 from synclora.training.ema import MovingAverage
@@ -42,7 +43,7 @@ from synclora.training.folder import only_run as _only_run
 from synclora.training.latents import LatentCache, module_fingerprint
 from synclora.training.log import NoLog, RunLog
 from synclora.training.objective import Draws, load_batch, precision_context, step_loss
-from synclora.training.placement import place_base, place_small, vae_on
+from synclora.training.placement import TEXT, VAE, on_device, place_base, place_small
 from synclora.training.precision import make_optimizer, step_context
 from synclora.training.state import (
     TrainState,
@@ -83,12 +84,11 @@ def train(
         if not world.main:
             console = Console(file=open(os.devnull, "w"))  # noqa: SIM115
         world.way_out = lambda: how_to_go_on(output)
+        world.on_main(lambda: require_hub(config))
         make_folder(output)
         with _only_run(output) if world.main else nullcontext():
             adapter = _train(config, resume, world, backbone, console or Console(stderr=True))
     if config.push_to_hub is not None and world.main:
-        from synclora.training.card import push
-
         push(adapter, config, config.push_to_hub)
     return adapter
 
@@ -173,12 +173,15 @@ class _Run:
 
     def _encode(self) -> Tensor:
         """Fill the caches, with a bar; returns the embedded empty prompt [T, D]."""
-        for cache in (self.held_out, self.pairs):
-            steps, shards = cache.steps(self._say), len(cache.clips.shards)
-            for _ in track(steps, f"encoding {cache.clips.name} clips", shards, console=self.console):
-                pass
-            cache.embed()
-        with torch.no_grad():
+        caches = (self.held_out, self.pairs)
+        with on_device(self.backbone, VAE, self.device):
+            for cache in caches:
+                steps, shards = cache.steps(self._say), len(cache.clips.shards)
+                for _ in track(steps, f"encoding {cache.clips.name} clips", shards, console=self.console):
+                    pass
+        with on_device(self.backbone, TEXT, self.device), torch.no_grad():
+            for cache in caches:
+                cache.embed()
             empty = self.backbone.embed([""])
         return empty.hidden[0][empty.mask[0]].to(torch.bfloat16).float().cpu()
 
@@ -259,7 +262,7 @@ class _Run:
         config = self.config
         path = config.output / "samples" / f"step-{self.state.step:08d}.png"
         given = (self.backbone, self.held_out, self.empty, config.attention, config.samples, config.seed, path)
-        with self._averaged(), self._precision(), vae_on(self.backbone, self.device):
+        with self._averaged(), self._precision(), on_device(self.backbone, VAE, self.device):
             values = sample_edits(*given, self.world, log.say, config.sampling_steps)
         log.numbers(self.state.step, values)
 
