@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx):
         try:
+            _require_folder()
             return super().invoke(ctx)
         except SyncloraError as error:
             typer.echo(f"synclora: {_laid_out(str(error))}", err=True)
@@ -27,6 +29,14 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as error:
             typer.echo("synclora: interrupted; nothing half-written was left.", err=True)
             raise typer.Exit(INTERRUPTED) from error
+
+
+def _require_folder() -> None:
+    """SyncloraError where the working folder was deleted: torch would end the process."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise SyncloraError("the working folder is not there any more. cd to one that is, and try again.") from error
 
 
 def _laid_out(text: str) -> str:

@@ -50,7 +50,7 @@ class Check:
 
 
 def cards() -> list[Card]:
-    """The CUDA devices that torch sees; none where it sees none."""
+    """The CUDA devices that torch sees; raises what torch raises where it cannot ask one."""
     import torch
 
     if not torch.cuda.is_available():
@@ -93,6 +93,30 @@ def versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             continue
     return {"python": platform.python_version(), **found}
+
+
+def check_torch() -> Check:
+    """Load what everything else needs."""
+
+    def attempt() -> str:
+        import torch
+
+        import synclora.backbones.presets
+        import synclora.editing.image_editors  # noqa: F401
+
+        return f"torch {torch.__version__} loads"
+
+    return _check("torch", attempt, "pip install --upgrade --force-reinstall torch synclora")
+
+
+def check_cards(found: list[Card]) -> Check:
+    """Look at the CUDA devices, and add them to `found`."""
+
+    def attempt() -> str:
+        found.extend(cards())
+        return f"{len(found)} found" if found else "none that torch sees"
+
+    return _check("GPU", attempt, "nvidia-smi; then leave the card out: export CUDA_VISIBLE_DEVICES=1 (or empty)")
 
 
 def check_video() -> Check:
@@ -146,11 +170,19 @@ def check_nano() -> Check:
     return _check("nano's weights", attempt, "pip install --force-reinstall synclora")
 
 
-def check_writable() -> Check:
-    """Whether the working folder takes files."""
-    here = Path.cwd()
-    works = os.access(here, os.W_OK)
-    return Check("working folder", works, f"{here} is {'' if works else 'not '}writable", "cd to a folder of your own")
+def check_writable() -> list[Check]:
+    """Whether the working folder and the hub's cache take files."""
+    cache = cache_folder()
+    return [
+        _writable("working folder", Path.cwd(), Path.cwd(), "cd to a folder of your own"),
+        _writable("hub cache", cache, _existing(cache), "export HF_HOME=/a/folder/of/your/own"),
+    ]
+
+
+def _writable(name: str, shown: Path, folder: Path, way_out: str) -> Check:
+    works = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+    seen = f"{shown} is {'' if works else 'not '}writable" if folder.is_dir() else f"{folder} is a file, not a folder"
+    return Check(name, works, seen, way_out)
 
 
 def _check(name: str, attempt: Callable[[], str], way_out: str) -> Check:

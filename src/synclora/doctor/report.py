@@ -15,15 +15,19 @@ from typing import Any, Literal
 
 from synclora.atomic import write_json
 from synclora.backbones.presence import INDEX, cached_folder, missing_files
-from synclora.backbones.presets import PUBLISHED
 from synclora.doctor import machine
 from synclora.doctor.machine import Card, Check, Disk
 from synclora.doctor.memory import SIZES, Fitting, fitting
-from synclora.editing.image_editors import EDITORS
 
 Presence = Literal["in the package", "whole", "partial", "absent"]
 HEADROOM = 1.05  # of a download that the disk must have free
-FITS = {"whole": "as is", "turns": "parts take turns (offload)", "cpu": "on the CPU", "no": "no"}
+FITS = {
+    "whole": "as is",
+    "turns": "parts take turns (offload)",
+    "layers": "layers take turns (offload, slow)",
+    "cpu": "on the CPU",
+    "no": "no",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Preset:
         kind: "video" or "picture" (for `edit --instruction`).
         gigabytes: of the download; 0: in the package.
         missing: of a partial download, the first files that lack.
-        fitting: None for picture models, which are placed when they are loaded.
+        fits: how, in words.
+        fitting: the same in numbers; None for picture models.
     """
 
     name: str
@@ -43,6 +48,7 @@ class Preset:
     gigabytes: int
     command: str
     missing: tuple[str, ...]
+    fits: str
     fitting: Fitting | None
 
 
@@ -93,17 +99,21 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Look at this machine; some seconds, nothing is loaded onto a card and nothing is fetched."""
-    found, disks, versions = machine.cards(), machine.disks(), machine.versions()
+    found: list[Card] = []
+    disks, versions = machine.disks(), machine.versions()
     available, total = machine.host_memory()
-    checks = [machine.check_nano(), machine.check_video(), machine.check_tracking(), machine.check_writable()]
-    best = max(found, key=lambda card: card.free, default=None)
-    presets = [*_video_presets(best, available), *_picture_presets()]
+    checks, presets = [machine.check_torch()], []
+    if checks[0].works:  # nothing else does without it
+        checks += [machine.check_cards(found), machine.check_nano(), machine.check_video(), machine.check_tracking()]
+        best = max(found, key=lambda card: card.free, default=None)
+        presets = [*_video_presets(best, available), *_picture_presets(best, available)]
+    checks += machine.check_writable()
     problems = _problems(checks, versions, presets, disks, found)
     return Diagnosis(found, available, total, disks, versions, checks, presets, problems)
 
 
 def _video_presets(card: Card | None, host: int) -> list[Preset]:
-    from synclora.backbones.presets import default_dtype
+    from synclora.backbones.presets import PUBLISHED, default_dtype
 
     each = default_dtype("cpu").itemsize
     presets = []
@@ -111,19 +121,28 @@ def _video_presets(card: Card | None, host: int) -> list[Preset]:
         fits = fitting(sizes, card.free if card else None, card.total if card else None, host, each=each)
         if name == "nano":
             whole = machine.check_nano().works
-            presets.append(Preset(name, "video", "in the package" if whole else "absent", 0, "", (), fits))
+            presence = "in the package" if whole else "absent"
+            presets.append(Preset(name, "video", presence, 0, "", (), FITS[fits.fit], fits))
             continue
         published = PUBLISHED[name]
-        presence, missing = _presence(published.repo, tuple(sizes.billions))
-        presets.append(Preset(name, "video", presence, published.gigabytes, published.command, missing, fits))
+        presence, missing = _presence(published.repo, (*sizes.billions, "tokenizer"))
+        size, command = published.gigabytes, published.command
+        presets.append(Preset(name, "video", presence, size, command, missing, FITS[fits.fit], fits))
     return presets
 
 
-def _picture_presets() -> list[Preset]:
+def _picture_presets(card: Card | None, host: int) -> list[Preset]:
+    from synclora.backbones.presets import default_dtype
+    from synclora.editing.image_editors import EDITORS, how_it_fits
+
+    each = default_dtype("cpu").itemsize
     presets = []
     for name, preset in EDITORS.items():
         presence, missing = _presence(preset.repo, None)
-        presets.append(Preset(name, "picture", presence, preset.gigabytes, preset.command, missing, None))
+        parts = [round(billions * 1e9) * (2 if card else each) for billions in preset.billions.values()]
+        on_card = how_it_fits(parts, card.free, card.total) if card else "cpu"
+        fits = FITS[on_card] if sum(parts) <= host else f"no: {sum(parts) / 1e9:.0f} GB of memory are needed"
+        presets.append(Preset(name, "picture", presence, preset.gigabytes, preset.command, missing, fits, None))
     return presets
 
 
@@ -152,9 +171,9 @@ def _problems(
             problems.append(Problem(f"{name} is not installed", "pip install --upgrade synclora", fatal))
     for check in checks:
         if not check.works:
-            fatal = check.name in ("nano's weights", "video encoding")
+            fatal = check.name in ("torch", "nano's weights", "video encoding")
             problems.append(Problem(f"{check.name}: {check.seen}", check.way_out, fatal))
-    if not found:
+    if not found and all(check.works for check in checks if check.name in ("torch", "GPU")):
         text = "torch sees no CUDA device: everything runs on the CPU, which suits nano alone"
         way_out = "nvidia-smi; then a torch built for your driver: https://pytorch.org/get-started/locally"
         problems.append(Problem(text, way_out, fatal=False))

@@ -31,8 +31,6 @@ def _machine(diagnosis: Diagnosis) -> Table:
     for card in diagnosis.cards:
         text = f"{card.name}, {_gb(card.free)} of {_gb(card.total)} free, compute capability {card.capability}"
         table.add_row(f"cuda:{card.index}", Text(text))
-    if not diagnosis.cards:
-        table.add_row("GPU", "none that torch sees")
     memory = f"{_gb(diagnosis.memory_available)} of {_gb(diagnosis.memory_total)} available"
     table.add_row("memory", memory)
     for disk in diagnosis.disks:
@@ -48,16 +46,13 @@ def _machine(diagnosis: Diagnosis) -> Table:
 
 
 def _presets(presets: list[Preset]) -> Table:
-    from synclora.doctor.report import FITS
-
     table = Table("preset", "weights", "fits", "at once", "largest part", "transformer int8", box=None, pad_edge=False)
     for preset in presets:
         weights = f"{preset.presence} ({preset.gigabytes} GB)" if preset.gigabytes else preset.presence
-        fits = preset.fitting
-        if fits is None:
-            table.add_row(f"{preset.name} (pictures)", weights, "placed when loaded", "", "", "")
+        if (fits := preset.fitting) is None:
+            table.add_row(f"{preset.name} (pictures)", weights, preset.fits, "", "", "")
             continue
-        table.add_row(preset.name, weights, FITS[fits.fit], _gb(fits.needed), _gb(fits.turns), _gb(fits.int8))
+        table.add_row(preset.name, weights, preset.fits, _gb(fits.needed), _gb(fits.turns), _gb(fits.int8))
     return table
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -257,6 +257,12 @@ def _load(found: FoundEditor, device: torch.device) -> Any:
     return pipeline
 
 
+def how_it_fits(sizes: list[int], free: int, total: int) -> Literal["whole", "turns", "layers"]:
+    """How parts of so many bytes go onto a GPU: all of them at once, one at a time, or layer by layer."""
+    room = free - max(int(RESERVE_SHARE * total), RESERVE)
+    return "whole" if sum(sizes) <= room else "turns" if max(sizes) <= room else "layers"
+
+
 def _settle(pipeline: Any, device: torch.device) -> str:
     """Put a pipeline onto a device as it fits there; what to tell of it."""
     parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
@@ -265,12 +271,12 @@ def _settle(pipeline: Any, device: torch.device) -> str:
         pipeline.to(device)
         return ""
     free, total = torch.cuda.mem_get_info(device)
-    room = free - max(int(RESERVE_SHARE * total), RESERVE)
-    if sum(sizes) <= room:
+    fits = how_it_fits(sizes, free, total)
+    if fits == "whole":
         pipeline.to(device)
         return ""
     told = f"the image model takes {sum(sizes) / 1e9:.0f} GB and {device} has {free / 1e9:.0f} GB free: its"
-    if max(sizes) <= room:
+    if fits == "turns":
         pipeline.enable_model_cpu_offload(device=device)
         return f"{told} parts took turns there."
     pipeline.enable_sequential_cpu_offload(device=device)
