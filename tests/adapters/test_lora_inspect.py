@@ -39,6 +39,7 @@ def shapes(width: int, blocks: int, *more: str) -> dict[str, tuple[int, int]]:
         (4096, 48, (), {"model_version": "2.3.0"}, ("ltx-2.3",)),
         (4096, 48, (), {"base_model": "Lightricks/LTX-2.5-dev"}, ("ltx-2.5",)),
         (4096, 48, (), {"ss_base_model_version": "ltxv-13b-0.9.8"}, ("ltxv-13b",)),
+        (4096, 48, (), {"base_model": "ltxv-13b", "backbone": "runs/ltx-2.3-and-others/model"}, ("ltxv-13b",)),
         (4096, 48, ("transformer_blocks.0.audio_ff.net.2",), {}, ("ltx-2.0", "ltx-2.3", "ltx-2.5")),
         (4096, 48, ("transformer_blocks.0.attn1.to_gate_logits",), {}, ("ltx-2.3", "ltx-2.5")),
         (1024, 6, (), {}, ()),
@@ -77,6 +78,7 @@ def test_nano_lora():
     assert found.layers["attn1.to_q"] == 6 and len(found.layers) == 10
     assert found.alphas == {"folded": 60} and found.dtypes == {"bfloat16": 120}
     assert found.rules is not None and found.rules.attention == "self" and found.warnings == []
+    assert "sampling     2 steps, without guidance" in found.lines()
     assert found.base_fingerprint == found.header["base_fingerprint"] and found.bytes == nano_lora_path().stat().st_size
 
 
@@ -116,8 +118,11 @@ def test_warnings(tmp_path: Path):
         whole, {"reference_temporal_scale_factor": "2"}
     )
     assert "lies" in warned({**whole, "text_embedding_projection.lies.lora_A.weight": torch.ones(1, 2)})
-    with pytest.raises(LoraError, match="nothing of a LoRA"):
+    with pytest.raises(LoraError, match="holds nothing of a LoRA for LTX-Video"):
         warned({"weight": torch.ones(2, 2)})
+    flux = "lora_unet_double_blocks_0_img_attn_qkv.lora_"
+    with pytest.raises(LoraError, match=r"img_attn_qkv.lora_down.weight', of another architecture than a LoRA for LTX"):
+        warned({f"{flux}down.weight": torch.ones(4, 8), f"{flux}up.weight": torch.ones(24, 4)})
 
 
 def test_command_line(tmp_path: Path):

@@ -109,7 +109,8 @@ def test_other_bases_are_refused(tiny_backbone: Path, other_backbone: Path, tmp_
 
 
 def test_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """An output that is there, no model folder, a shard missing, 8-bit weights, NaN, no room, a failure half way."""
+    """An output that is there, no model folder, a shard missing, 8-bit weights, NaN, a strength that is no number, no
+    room, a failure half way."""
     base, matrices = saved(tmp_path / "base", "ltx-video"), samples.lora("ltx-video")
     file, target = samples.write(tmp_path / "l.safetensors", "kohya", "ltx-video", matrices), tmp_path / "merged"
 
@@ -119,6 +120,8 @@ def test_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.
         assert not target.exists() and not list(tmp_path.glob(".*"))
 
     refused("is there already", output=tmp_path / "base")
+    with pytest.raises(LoraError, match="strength is nan; a number is needed"):
+        merge(file, base, target, float("nan"))
     refused("no diffusers folder", folder=tmp_path)
     weights = base / "transformer" / "diffusion_pytorch_model.safetensors"
     whole = load_file(weights)

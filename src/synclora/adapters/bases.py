@@ -32,7 +32,8 @@ BASES = {
 }
 
 # Header strings that tools write about the base, and what in them names one.
-_HEADER_KEYS = ("backbone", "base_model", "base", "model_version", "ss_base_model_version", "modelspec.architecture")
+# `backbone` last: in files of earlier versions of synclora it may be a folder's name, which says what its owner likes.
+_HEADER_KEYS = ("base_model", "base", "model_version", "ss_base_model_version", "modelspec.architecture", "backbone")
 _NAMED = {
     "nano": ("nano",),
     "ltxv-2b": ("ltxv-2b", "ltx-video-2b", "ltxv_2b", "2b-0.9"),

@@ -18,7 +18,7 @@ from synclora.adapters.bases import BASES, guess_base
 from synclora.adapters.hub import locate
 from synclora.adapters.rules import Rules, known_adapter, rules_of
 from synclora.diffusion.lora_file import LoraError, header_alphas, open_lora, peft_config, read_header, sort_file_keys
-from synclora.diffusion.lora_keys import SortedKeys, blocks_in, known_modules
+from synclora.diffusion.lora_keys import SortedKeys, blocks_in, is_flat_lora, known_modules
 
 PROVENANCE = ("synclora_version", "backbone", "steps", "data", "pairs", "seed", "config_sha256", "data_sha256")
 
@@ -77,7 +77,9 @@ def inspect_lora(lora: Path | str) -> Inspection:
         keys = sort_file_keys(file.keys())
         found = {key: _look(file.get_tensor(key)) for parts in keys.modules.values() for key in parts.values()}
     if not found:
-        raise LoraError(f"{path}: holds nothing of a LoRA. Give a LoRA's .safetensors file.")
+        other = next((key for key in keys.unknown if is_flat_lora(key)), None)
+        held = f"{other!r}, of another architecture than" if other else "nothing of"
+        raise LoraError(f"{path}: holds {held} a LoRA for LTX-Video or LTX-2.x. Give such a LoRA's .safetensors file.")
     every = {m: (found[p["A"]], found[p["B"]]) for m, p in keys.modules.items() if {"A", "B"} <= p.keys()}
     pairs = {m: (a, b) for m, (a, b) in every.items() if len(a.shape) == len(b.shape) == 2 and a.shape[0] == b.shape[1]}
     guess = guess_base({m: (a.shape[1], b.shape[0]) for m, (a, b) in pairs.items()}, header)
@@ -221,8 +223,14 @@ def _rules_rows(rules: Rules) -> dict[str, str]:
         "synclora": f"{rules.attention} attention; reference {_downscaled(rules.downscale)}",
         "prompt": f"{rules.prompt!r}, exactly" if rules.prompt else "free",
         "window": str(rules.window) if rules.window else "the backbone's",
-        "sampling": " or ".join(rules.sampling) or "the backbone's",
+        "sampling": _sampling(rules),
     }
+
+
+def _sampling(rules: Rules) -> str:
+    if rules.steps is not None:
+        return f"{rules.steps} step{'s'[: rules.steps != 1]}, without guidance"
+    return " or ".join(rules.sampling) or "the backbone's"
 
 
 def _downscaled(factor: int) -> str:

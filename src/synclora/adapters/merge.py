@@ -10,6 +10,7 @@ and `synclora edit --backbone MERGED` goes by them.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +62,12 @@ def merge(lora: Path | str, backbone: Path | str, output: Path | str, strength: 
         strength: factor on the adapter; 1 as trained.
 
     Raises:
-        LoraError: not a whole LoRA, another base's, values that are not finite, or a base that is no such folder.
+        LoraError: not a whole LoRA, another base's, values or a strength that are not finite, or a base that is no such
+            folder.
         SyncloraError: no room, or the output cannot be written.
     """
+    if not math.isfinite(strength):
+        raise LoraError(f"strength is {strength}; a number is needed, 1 as trained.")
     base, output = Path(presets.locate(backbone)), Path(output)
     if output.exists():
         raise LoraError(f"{output}: is there already. Name a folder that does not exist yet.")

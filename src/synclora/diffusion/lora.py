@@ -260,7 +260,8 @@ def require_fit(path: Path | str, lora: LoraFile, shapes: Mapping[str, Sequence[
         if module.a.shape[1] != in_width or module.b.shape[0] != out_width:
             raise LoraError(
                 f"{path}: {name} has A {tuple(module.a.shape)} and B {tuple(module.b.shape)}; this base model needs"
-                f" (rank, {in_width}) and ({out_width}, rank). Use the base the LoRA was trained on."
+                f" (rank, {in_width}) and ({out_width}, rank). Use the base the LoRA was trained on; `synclora lora"
+                " inspect` tells which it can be."
             )
 
 
