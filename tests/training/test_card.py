@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import pytest
 import torch
 import yaml
 
+from synclora.diffusion.lora_file import read_header
 from synclora.errors import SyncloraError
 from synclora.tensors import write_tensors
 from synclora.training import card
-from synclora.training.card import model_card, push
+from synclora.training.card import model_card, push, require_hub
+from synclora.training.checks import check_folders
 from synclora.training.config import TrainConfig, parse_config
 
 HEADER = {
@@ -121,3 +124,31 @@ def test_a_push_that_fails_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(SyncloraError, match=r"no route to host.*adapter\.safetensors.*hf auth login"):
         push(adapter, configured(tmp_path), "me/my-lora")
     assert adapter.is_file()
+
+
+def test_a_push_that_cannot_be_is_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., Path]
+) -> None:
+    """Without a login or with a name that the hub does not allow nothing is trained or written, and planning says it;
+    the same training without push_to_hub goes through, and with it, once logged in, only pushes."""
+    monkeypatch.setattr(card, "get_token", lambda: None)
+    with pytest.raises(SyncloraError, match=r"push_to_hub is me/my-lora, and nobody is logged in .* `hf auth login`"):
+        run(tmp_path / "run", push_to_hub="me/my-lora")
+    assert list(tmp_path.iterdir()) == []
+    (problem,) = check_folders(configured(tmp_path), 0)
+    assert "nobody is logged in" in problem
+    run(tmp_path / "run", steps=1)
+
+    monkeypatch.setattr(card, "get_token", lambda: "token")
+    with pytest.raises(SyncloraError, match="push_to_hub is 'me/my/lora', which is no hub id"):
+        require_hub(configured(tmp_path, push_to_hub="me/my/lora"))
+    monkeypatch.setattr(FakeApi, "calls", [])
+    monkeypatch.setattr(card, "HfApi", FakeApi)
+    run(tmp_path / "run", steps=1, push_to_hub="me/my-lora")
+    assert set(FakeApi.calls[1]) == {"adapter.safetensors", "README.md", "config.yaml"}
+
+
+def test_an_adapter_names_no_path_of_this_machine(tmp_path: Path, run: Callable[..., Path]) -> None:
+    """A base in a folder is named in the header by the folder's name alone, for the file itself is pushed too."""
+    header = read_header(run(tmp_path / "run", steps=1, backbone=str(tmp_path)))
+    assert header["backbone"] == tmp_path.name and str(tmp_path) not in " ".join(header.values())

@@ -33,6 +33,7 @@ def write(path: Path, values: object) -> Path:
         ({"rank": 0}, r"rank is 0; input should be greater than or equal to 1"),
         ({"lr": "fast"}, r"lr is 'fast'; input should be a valid number"),
         ({"caption_dropout": 1.5}, r"caption_dropout is 1.5; .*less than or equal to 1"),
+        ({"start": "a.safetensors", "alpha": 8}, r"start goes on with the file's own layers and scale"),
         ({"data": {}}, r"data: needs exactly one of pairs"),
         ({"data": {"pairs": "x", "procedural": {}}}, r"data: needs exactly one of pairs"),
         ({"data": {"procedural": {"motions": 900_001}}}, r"seed \+ motions is 900001; at most 900000"),

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from synclora.adapters.rules import Rules, rules_of
 from synclora.backbones.presets import PUBLISHED
@@ -60,6 +62,28 @@ def model_card(adapter: Path, config: TrainConfig) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def require_hub(config: TrainConfig) -> None:
+    """Refuse a run whose adapter could not be pushed in the end, while nothing is lost; the hub itself is not asked.
+
+    Raises:
+        SyncloraError: a name that the hub does not allow, or nobody is logged in.
+    """
+    if config.push_to_hub is None:
+        return
+    try:
+        validate_repo_id(config.push_to_hub)
+    except HFValidationError as error:
+        raise SyncloraError(
+            f"push_to_hub is {config.push_to_hub!r}, which is no hub id: {error} Give one such as me/my-lora."
+        ) from error
+    if get_token() is None:
+        raise SyncloraError(
+            f"push_to_hub is {config.push_to_hub}, and nobody is logged in to the Hugging Face hub here. Log in with "
+            "`hf auth login` or set HF_TOKEN, or leave push_to_hub out and run the finished training again with it: "
+            "then it only pushes."
+        )
+
+
 def push(adapter: Path, config: TrainConfig, repo: str) -> str:
     """Put an adapter, its card and its configuration into a repository of the hub; returns its address.
 
@@ -86,7 +110,8 @@ def push(adapter: Path, config: TrainConfig, repo: str) -> str:
     except Exception as error:  # no network, no login, no right, a name the hub refuses: dozens of classes
         raise SyncloraError(
             f"{repo}: not pushed to the hub ({type(error).__name__}: {' '.join(str(error).split())[:200]}). The adapter"
-            f" is whole at {adapter}. Log in with `hf auth login` and run the same training again: it only pushes."
+            f" is whole at {adapter}. See that the hub can be reached and that you are logged in with the right to"
+            " write there (`hf auth whoami`, `hf auth login`), and run the same training again: it only pushes."
         ) from error
     return address
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from synclora.backbones.base import Geometry
 from synclora.errors import SyncloraError
+from synclora.training.card import require_hub
 from synclora.training.clips import ClipSet, open_clips
 from synclora.training.config import TrainConfig
 
@@ -73,8 +74,12 @@ def check_data(config: TrainConfig, geometry: Geometry, pairs_a_step: int) -> Fi
 
 
 def check_folders(config: TrainConfig, cache_bytes: int) -> list[str]:
-    """Faults of the output and the cache: not writable, or a disk with too little room."""
+    """Faults of the output, the cache and the hub: not writable, a disk with too little room, nobody logged in."""
     problems = []
+    try:
+        require_hub(config)
+    except SyncloraError as error:
+        problems.append(str(error))
     cache = config.output / "cache" if config.data.cache is None else config.data.cache
     for folder in dict.fromkeys((config.output, cache)):
         above = _nearest(folder)

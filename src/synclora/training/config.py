@@ -203,6 +203,12 @@ class TrainConfig(_Model):
         default=None, description="hub id, such as me/my-lora, to push the finished adapter and its card to"
     )
 
+    @model_validator(mode="after")
+    def _start_brings_its_own(self) -> TrainConfig:
+        if self.start is not None and (self.alpha is not None or self.targets is not None):
+            raise ValueError("start goes on with the file's own layers and scale; leave alpha and targets out")
+        return self
+
     @property
     def lora_alpha(self) -> float:
         """alpha, or the rank where none is given."""
@@ -290,7 +296,7 @@ def _problem(item: Any) -> str:
     if kind == "literal_error":
         return f"{field} is {found!r}; allowed: {context['expected']}"
     if kind == "value_error":
-        return f"{field}: {context['error']}"
+        return f"{field}: {context['error']}" if place else str(context["error"])
     return f"{field} is {found!r}; {item['msg'][0].lower()}{item['msg'][1:]}"
 
 

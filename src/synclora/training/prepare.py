@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -70,7 +72,7 @@ def provenance(
     captions = set(cache.captions([target for _, target in cache.clips.pairs]))
     header = {
         "synclora_version": __version__,
-        "backbone": config.backbone,
+        "backbone": Path(config.backbone).name if Path(config.backbone).exists() else config.backbone,
         "base_model": base_model,
         "config_sha256": config.digest(),
         "steps": str(steps),
