@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,26 @@ def test_second_fill_encodes_nothing(tmp_path: Path, backbone: LTXVideoBackbone)
     LatentCache(tmp_path, tiny_run.NoiseClips(), backbone).fill()
     clips = tiny_run.NoiseClips()
     assert LatentCache(tmp_path, clips, backbone).fill() == 0 and clips.loaded == []
+
+
+def test_runs_that_share_a_cache_fill_it_one_at_a_time(tmp_path: Path, backbone: LTXVideoBackbone) -> None:
+    """A second run begun in the midst of filling says so, waits, and encodes nothing; what the first has half written
+    stays."""
+    notices: list[str] = []
+    clips = tiny_run.NoiseClips()
+    first, second = LatentCache(tmp_path, tiny_run.NoiseClips(), backbone), LatentCache(tmp_path, clips, backbone)
+    steps = first.steps()
+    next(steps)
+    half = tmp_path / ".train-00001.0.part.safetensors"
+    half.touch()
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(second.fill, notices.append)
+        while not notices:
+            time.sleep(0.01)
+        assert half.exists() and not waiting.done()
+        assert list(steps) == [True]
+        assert waiting.result(timeout=60) == 0 and clips.loaded == []
+    assert notices == [f"{tmp_path}: another run is filling this cache; waiting until it has."]
 
 
 @pytest.mark.parametrize("change", ["data", "vae", "geometry"])
@@ -128,7 +150,7 @@ def test_stopped_encoding_goes_on(tmp_path: Path, backbone: LTXVideoBackbone) ->
     (tmp_path / ".train-00001.abcd1234.part.safetensors").write_bytes(b"half")
     clips = tiny_run.NoiseClips()
     assert LatentCache(tmp_path, clips, backbone).fill() == 1 and clips.loaded == [1]
-    names = ["train-00000.safetensors", "train-00001.safetensors", "train.json"]
+    names = [".lock", "train-00000.safetensors", "train-00001.safetensors", "train.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 

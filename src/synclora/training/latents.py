@@ -9,14 +9,18 @@ A shard is written atomically and listed after it is whole, so encoding resumes 
 or the size of the clips change, the latents are stale and made again, with a notice; a damaged shard likewise. Captions
 are embedded anew, without touching a clip, when the text encoder changes.
 
-Several processes share the work: of n, each encodes every n-th shard, and the first keeps the list.
+Several processes share the work: of n, each encodes every n-th shard, and the first keeps the list. Of several runs
+that share a cache one fills it at a time.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +88,10 @@ class LatentCache:
         """
         self._notice = notice
         make_folder(self.folder)
+        with self._alone():
+            yield from self._fill()
+
+    def _fill(self) -> Generator[bool, None, None]:
         listed = self.world.on_main(self._begin)
         if not listed:
             self._open.clear()
@@ -101,7 +109,8 @@ class LatentCache:
 
     def embed(self) -> None:
         """Embed the captions, where that is not done; the cache must be filled."""
-        self._text = self._embedded_captions()
+        with self._alone():
+            self._text = self._embedded_captions()
 
     def latents(self, clips: list[int]) -> Tensor:
         """Normalised latents, float32 [n, C, f, h, w] (stored as bf16)."""
@@ -244,6 +253,18 @@ class LatentCache:
                 path.unlink()
         return shards
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the folder's lock: runs that share a cache would sweep away each other's half-written files."""
+        with ExitStack() as held:
+            waited = False
+            while not self.world.on_main(lambda: _lock(self.folder, held)):
+                if not waited:
+                    self._notice(f"{self.folder}: another run is filling this cache; waiting until it has.")
+                waited = True
+                time.sleep(1)
+            yield
+
     def _sweep(self) -> None:
         """Remove what a kill in the middle of a write left behind."""
         for path in [*self.folder.glob(f".{self.clips.name}*.part*"), *self.folder.glob(".tmp*")]:
@@ -291,6 +312,23 @@ def module_fingerprint(backbone: Backbone, name: str) -> str:
     """An identity of the weights of one part of a backbone; "none" where it has no such part."""
     module = getattr(backbone, name, None)
     return fingerprint(module) if isinstance(module, nn.Module) else "none"
+
+
+def _lock(folder: Path, held: ExitStack) -> bool:
+    """Take a folder's lock until `held` ends; False where another process has it. The system frees it after a kill."""
+    try:
+        file = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError:  # a cache to be read only
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return False
+    except OSError:  # a file system without locks
+        pass
+    held.callback(file.close)
+    return True
 
 
 def _open(path: Path) -> Any:
