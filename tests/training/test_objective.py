@@ -71,6 +71,31 @@ def test_later_windows_are_what_editing_shows_them() -> None:
     assert 0 < faults.abs().max() < 1 and (draws.fault <= 0.2).all()
 
 
+def test_tokens_that_the_edit_changes_count_more() -> None:
+    """Of six latent frames, the last two columns of frames 3 on differ by 2 and by 0.5: with 5 for changed tokens they
+    count 5 and 3, all others 1, in the clip's first window and in a later one; with 1 the loss is the plain one."""
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randn(2, 8, 6, 2, 4, generator=generator)
+    target = source.clone()
+    target[:, :, 3:, :, 2] += 2.0
+    target[:, :, 3:, :, 3] -= 0.5
+    batch = Batch(source, target, pad_texts([torch.zeros(1, 16)] * 2))
+    expected = torch.ones(2, 6, 2, 4)
+    expected[:, 3:, :, 2], expected[:, 3:, :, 3] = 5.0, 3.0
+    torch.testing.assert_close(batch.token_weights(5.0), expected.flatten(1))
+    torch.testing.assert_close(batch.token_weights(5.0, Later(2, 1)), expected[:, 2:].flatten(1))
+
+    geometry = SimpleNamespace(fps=25.0, spatial=32, temporal=8)
+    nothing = SimpleNamespace(
+        geometry=geometry, velocity=lambda s, *a, **k: torch.zeros_like(s.tokens[:, : s.num_target])
+    )
+    fake, draws = cast(Backbone, nothing), Draws.of_step(0, 0, 2, 48, 8, 0.0)
+    error = (draws.noise - patchify(target)).square().mean(2)[:, 8:]
+    weight = expected.flatten(1)[:, 8:]
+    torch.testing.assert_close(step_loss(fake, batch, draws, "self", 5.0), (error * weight).sum() / weight.sum())
+    torch.testing.assert_close(step_loss(fake, batch, draws, "self"), error.mean())
+
+
 def test_later_windows_are_drawn_as_often_as_asked() -> None:
     """A share of 0.3 gives 0.3 of the steps within 4 standard errors; every window keeps half of the clip or more,
     with a latent frame at least to be made; clips of 3 latent frames have none, and a share of 0 changes no draw."""

@@ -172,6 +172,11 @@ class TrainConfig(_Model):
         le=1,
         description="share of the steps that are of a later window of a long clip; clips of 4 latent frames or more",
     )
+    changed_weight: float = Field(
+        default=1.0,
+        ge=1,
+        description="what a token in which target and source differ counts at most; one in which they agree counts 1",
+    )
     seed: int = Field(default=0, ge=0, description="seed of initial weights, data order, noise levels and noise")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where to train; auto: cuda if there is one"

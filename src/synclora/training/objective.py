@@ -29,6 +29,7 @@ from synclora.diffusion.sequence import (
     Reference,
     Sequence,
     build,
+    patchify,
     unpatchify,
 )
 from synclora.training.latents import LatentCache, pad_texts
@@ -77,6 +78,16 @@ class Batch:
             anchor = Anchor(self.target[:, :, :1], self.source[:, :, :1], geometry.temporal)
             conditions = [Reference(self.source[:, :, later.start :]), Continuation(known), anchor]
         return build(target, geometry.fps, conditions, spatial=geometry.spatial, temporal=geometry.temporal)
+
+    def token_weights(self, changed: float, later: Later | None = None) -> Tensor:
+        """What each target token counts in the loss, [B, tokens] from 1 to `changed`.
+
+        1 where target and source agree, growing with the root mean square of their difference over the channels to
+        `changed` where that is 1, the size of latents, or more.
+        """
+        start = later.start if later else 0
+        apart = (self.target - self.source)[:, :, start:].square().mean(1, keepdim=True).sqrt()
+        return 1 + (changed - 1) * patchify(apart.clamp(max=1))[..., 0]
 
     def _conditions(self) -> list[Condition]:
         return [Reference(self.source), FirstFrame(self.target[:, :, :1])]
@@ -149,16 +160,23 @@ def load_batch(cache: LatentCache, pairs: list[int], empty: Tensor, no_prompt: T
     return Batch(cache.latents(list(sources)), cache.latents(list(targets)), pad_texts(texts))
 
 
-def step_loss(backbone: Backbone, batch: Batch, draws: Draws, attention: Attention) -> Tensor:
-    """`velocity_loss` of what a training step has drawn: the clip's first window, or a later one."""
+def step_loss(
+    backbone: Backbone, batch: Batch, draws: Draws, attention: Attention, changed_weight: float = 1.0
+) -> Tensor:
+    """`velocity_loss` of what a training step has drawn: the clip's first window, or a later one.
+
+    `changed_weight` as in `Batch.token_weights`; the loss is the weighted mean.
+    """
+    weights = batch.token_weights(changed_weight, draws.later)
     if draws.later is None:
-        return velocity_loss(backbone, batch, draws.sigma, draws.noise, attention)
+        return _loss(backbone, batch.sequence(backbone), batch.text, draws.sigma, draws.noise, attention, weights)
     rows, columns = batch.target.shape[-2:]
     grid = (draws.later.known, rows, columns)
     unused = draws.noise[:, : math.prod(grid)]  # of tokens before the window
     faults = unpatchify(unused * draws.fault.view(-1, 1, 1), grid)
     clean = batch.sequence(backbone, draws.later, faults)
-    return _loss(backbone, clean, batch.text, draws.sigma, draws.noise[:, -clean.num_target :], attention)
+    noise = draws.noise[:, -clean.num_target :]
+    return _loss(backbone, clean, batch.text, draws.sigma, noise, attention, weights)
 
 
 def velocity_loss(backbone: Backbone, batch: Batch, sigma: Tensor, noise: Tensor, attention: Attention) -> Tensor:
@@ -167,11 +185,18 @@ def velocity_loss(backbone: Backbone, batch: Batch, sigma: Tensor, noise: Tensor
 
 
 def _loss(
-    backbone: Backbone, clean: Sequence, text: Text, sigma: Tensor, noise: Tensor, attention: Attention
+    backbone: Backbone,
+    clean: Sequence,
+    text: Text,
+    sigma: Tensor,
+    noise: Tensor,
+    attention: Attention,
+    weights: Tensor | None = None,
 ) -> Tensor:
     noisy = add_noise(clean, noise, sigma)
     predicted = backbone.velocity(noisy, sigma, text, attention=attention)
-    return masked_mse(predicted, velocity_target(clean, noise), clean.noisy)
+    counted = clean.noisy[:, : clean.num_target]
+    return masked_mse(predicted, velocity_target(clean, noise), counted if weights is None else counted * weights)
 
 
 def precision_context(device: torch.device, precision: str) -> AbstractContextManager[object]:
