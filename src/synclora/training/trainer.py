@@ -230,7 +230,8 @@ class _Run:
             draw = draws[part]
             batch = load_batch(self.pairs, pairs[part], self.empty, draw.no_prompt).to(self.device)
             with self._precision():
-                loss = step_loss(backbone, batch, draw.to(self.device), config.attention) / config.accumulation
+                loss = step_loss(backbone, batch, draw.to(self.device), config.attention, config.changed_weight)
+                loss = loss / config.accumulation
             loss.backward()
             total += loss.item()
         self.world.average(tensor.grad for tensor in self.trained.values() if tensor.grad is not None)
