@@ -97,19 +97,19 @@ def test_every_flag_reaches_the_editor(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ["--prompt", "p", "--backbone", "b", "--lora", "l", "--steps", "3", "--seed", "4"]
     flags += ["--frames", "5", "--fit", "trim", "--device", "cpu", "--keyframe", "60=k.png", "--keyframe", "7=l.png"]
     flags += ["--strength", "0.5", "--mask", "m.png", "--keep-background", "--crop", "center"]
-    flags += ["--upscale", "u", "--sampling", "dev"]
+    flags += ["--upscale", "u", "--sampling", "dev", "--detail", "model"]
     run("edit", "a.mp4", "--first-frame", "f.png", "-o", "o.mp4", *flags)
     seen.pop("progress")
     assert seen == {
         "arguments": (Path("a.mp4"), Path("f.png"), Path("o.mp4")),
         "prompt": "p", "backbone": "b", "lora": "l", "steps": 3, "seed": 4, "frames": 5, "fit": "trim", "device": "cpu",
         "keyframes": {60: Path("k.png"), 7: Path("l.png")}, "strength": 0.5, "mask": Path("m.png"),
-        "keep_background": True, "crop": "center", "upscale": "u", "sampling": "dev",
+        "keep_background": True, "crop": "center", "upscale": "u", "sampling": "dev", "detail": "model",
     }  # fmt: skip
     run("edit", "a.mp4", "--first-frame", "f.png", "-o", "o.mp4", "--no-lora")
     assert seen["lora"] is None and seen["steps"] is None
     assert (seen["keyframes"], seen["strength"], seen["mask"], seen["crop"]) == ({}, 1.0, None, "face")
-    assert (seen["upscale"], seen["sampling"]) == (None, None)
+    assert (seen["upscale"], seen["sampling"], seen["detail"]) == (None, None, None)
 
 
 def test_words_make_the_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:

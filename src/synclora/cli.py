@@ -22,8 +22,10 @@ import typer
 from synclora.adapters.commands import lora_app
 from synclora.console import Commands, progress_bars, say
 
-# Where torchao is installed these warn, at every start, of things that are no one's concern here.
-TALKATIVE = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+# Where torchao is installed, or torchvision is not, these warn at every start of things that are no one's concern here.
+TALKATIVE = (
+    "torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer", "transformers.utils.import_utils",
+)  # fmt: skip
 
 app = typer.Typer(
     cls=Commands,
@@ -114,6 +116,13 @@ def edit_video(
     sampling: Annotated[
         str | None, typer.Option(help="Kind of base: distilled or dev.", show_default="as the weights tell")
     ] = None,
+    detail: Annotated[
+        str | None,
+        typer.Option(
+            help="What the edit leaves alone: the source's own pixels (source; a second run) or the model's (model).",
+            show_default="source with a LoRA for few steps, as nano's; else model",
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Edit a video from its edited first frame; length, frame rate and sound stay the source's."""
@@ -147,6 +156,7 @@ def edit_video(
             crop=crop,
             upscale=upscale,
             sampling=sampling,
+            detail=detail,
             device=device,
             progress=progress,
         )

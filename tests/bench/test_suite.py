@@ -117,7 +117,7 @@ def test_baselines() -> None:
 
 
 def test_unknown_methods_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SyncloraError, match=r"magic.*synclora, base"):
+    with pytest.raises(SyncloraError, match=r"magic.*synclora, model, base"):
         run_procedural(1, tmp_path, methods=["truth", "magic"])
     with pytest.raises(SyncloraError, match="count 0"):
         run_procedural(0, tmp_path)

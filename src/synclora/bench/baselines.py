@@ -1,10 +1,12 @@
 """The methods of the benchmark: each makes an edited clip of a held-out pair.
 
-synclora         the editor with its Sync-LoRA
+synclora         the editor with its Sync-LoRA, as it comes
+model            the same, every pixel as the model made it (`--detail model`)
 base             the same backbone without the LoRA: animates the edited frame, never sees the source
 first_frame      the edited frame, repeated: no motion at all
 mesh_warp        the edited frame, warped with the source's face mesh (`synclora.bench.warps`)
 flow_warp        the edited frame, warped with the source's optical flow
+flow_difference  the source, and what the edit added to frame 0, warped with the source's optical flow
 colour_transfer  the source, its colours mapped as frame 0's were
 truth            the true edited clip: the ceiling of what the tracker can read
 late_truth       the true clip two frames late: what poor timing alone costs
@@ -57,6 +59,11 @@ def flow_warp(pair: BenchPair) -> Tensor:
     return torch.from_numpy(warps.flow_warp(pair.source.frames.numpy(), pair.truth[0].numpy()))
 
 
+def flow_difference(pair: BenchPair) -> Tensor:
+    """Add what the edit added to the first frame, warped with the optical flow of the source."""
+    return torch.from_numpy(warps.flow_difference(pair.source.frames.numpy(), pair.truth[0].numpy()))
+
+
 def colour_transfer(pair: BenchPair) -> Tensor:
     """Give the source's frames the colours that its first frame got."""
     return torch.from_numpy(warps.colour_transfer(pair.source.frames.numpy(), pair.truth[0].numpy()))
@@ -76,8 +83,9 @@ PIXEL_METHODS: dict[str, Method] = {
     "first_frame": first_frame,
     "mesh_warp": mesh_warp,
     "flow_warp": flow_warp,
+    "flow_difference": flow_difference,
     "colour_transfer": colour_transfer,
     "truth": truth,
     "late_truth": late_truth,
 }
-METHODS = ("synclora", "base", *PIXEL_METHODS)
+METHODS = ("synclora", "model", "base", *PIXEL_METHODS)

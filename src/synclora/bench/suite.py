@@ -253,15 +253,16 @@ class _Run:
         return results, kept
 
     def _edited(self, name: str, pair: BenchPair) -> Tensor:
-        return self._editor(name).edit(pair.source, pair.truth[0], prompt="", steps=self.steps).frames
+        detail = "model" if name == "model" else None
+        return self._editor(name).edit(pair.source, pair.truth[0], prompt="", steps=self.steps, detail=detail).frames
 
     def _editor(self, method: str) -> Editor:
-        """The editor of "synclora" or of "base", loaded when asked for; one at a time is in memory."""
+        """The editor of "synclora", "model" or "base", loaded when asked for; one at a time is in memory."""
         if self._loaded is None or self._loaded[0] != method:
             from synclora.editing.editor import Editor
 
             self._loaded = None  # freed before the next is loaded
-            lora = self.lora if method == "synclora" else None
+            lora = None if method == "base" else self.lora
             self._loaded = (method, Editor(self.backbone, lora, device=self.device))
         return self._loaded[1]
 

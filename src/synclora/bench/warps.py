@@ -1,10 +1,13 @@
 """Edits without a learnt model: the edited first frame moved along with the source, or the source coloured like it.
 
-`mesh_warp` moves it with the face mesh, `flow_warp` with optical flow, `colour_transfer` leaves the source's pixels
-where they are. Each sees the source clip and the edited frame 0, nothing else, and gives that frame back as it is.
+`mesh_warp` moves it with the face mesh, `flow_warp` with optical flow, `flow_difference` moves what it adds to the
+source, `colour_transfer` leaves the source's pixels where they are. Each sees the source clip and the edited frame 0,
+nothing else, and gives that frame back as it is.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,26 +54,45 @@ def mesh_warp(source: Frames, edited: Frames, landmarks: Array | None = None) ->
 def flow_warp(source: Frames, edited: Frames) -> Frames:
     """Warp the edited frame 0 with the optical flow from every source frame back to source frame 0.
 
-    Dense inverse search (Kroeger et al. 2016, ECCV) in OpenCV's medium setting on grey pictures; the search at each
-    frame starts from the flow of the frame before, so that it follows motions larger than it could find at once.
+    Args:
+        source: uint8 [F, H, W, 3]; edited: its frame 0 with the edit, uint8 [H, W, 3].
+    """
+    return np.stack([edited, *(_warped(edited, *maps) for maps in _flow_maps(source))])
+
+
+def flow_difference(source: Frames, edited: Frames) -> Frames:
+    """Warp what the edit added to frame 0 with the same flow, and add it to the source's frames.
 
     Args:
         source: uint8 [F, H, W, 3]; edited: its frame 0 with the edit, uint8 [H, W, 3].
+    """
+    added = edited.astype(np.float32) - source[0]
+    moved = [source[index] + _warped(added, *maps) for index, maps in enumerate(_flow_maps(source), start=1)]
+    return np.stack([edited, *(frame.round().clip(0, 255).astype(np.uint8) for frame in moved)])
+
+
+def _flow_maps(source: Frames) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For every frame but the first, where in frame 0 each of its pixels was: x and y, float [H, W].
+
+    Dense inverse search (Kroeger et al. 2016, ECCV) in OpenCV's medium setting on grey pictures; the search at each
+    frame starts from the flow of the frame before, so that it follows motions larger than it could find at once.
     """
     import cv2
 
     grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in source]
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    height, width = edited.shape[:2]
+    height, width = grey[0].shape
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    result = np.repeat(edited[None], len(source), 0)
     flow = np.zeros((height, width, 2), np.float32)
-    for index in range(1, len(source)):
-        flow = search.calc(grey[index], grey[0], flow)
-        result[index] = cv2.remap(
-            edited, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-    return result
+    for frame in grey[1:]:
+        flow = search.calc(frame, grey[0], flow)
+        yield x + flow[..., 0], y + flow[..., 1]
+
+
+def _warped(picture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    import cv2
+
+    return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def colour_transfer(source: Frames, edited: Frames) -> Frames:

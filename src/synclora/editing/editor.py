@@ -28,6 +28,7 @@ from synclora.backbones.presets import load_backbone, locate
 from synclora.clip import Clip, apply_crop, centered_crop, check_output, count_frames, iter_windows, probe, write_frames
 from synclora.diffusion.guidance import Guidance
 from synclora.editing.adapter import Adapter, attach, find_lora
+from synclora.editing.detail import DETAIL_CHOICES, DetailSampler
 from synclora.editing.facecrop import CROP_CHOICES, place
 from synclora.editing.first_frame import check_first_frame, load_first_frame
 from synclora.editing.frames import FIT_CHOICES, frames_to_read
@@ -134,6 +135,7 @@ class Editor:
         strength: float = 1.0,
         mask: Tensor | None = None,
         keep_background: bool = False,
+        detail: str | None = None,
     ) -> Clip:
         """Make the edited clip: as many frames as `clip`, at its frame rate, with its sound.
 
@@ -151,6 +153,9 @@ class Editor:
             mask: where it may show: [H, W] or [F, H, W], bool, uint8 (0 to 255) or float (0 to 1). Elsewhere the output
                 is the source.
             keep_background: whether it may show on the person alone (see `synclora.editing.region`).
+            detail: "source": what the edit leaves alone is the source's own (`synclora.editing.detail`); "model": every
+                pixel as the model made it. None: "source" with an adapter trained for few steps, as nano's is, where
+                the second run costs little; else "model".
 
         Raises:
             SyncloraError: a clip, frame or setting that does not fit, or weights that give no finite numbers.
@@ -167,7 +172,7 @@ class Editor:
         windows = slices(frames, geometry.frames, overlap)
         images = {0: first_frame, **(keyframes or {})}
         made, done = [], 0
-        batches = self.stream(windows, float(clip.fps), images, prompt, steps, seed, attention, stages)
+        batches = self.stream(windows, float(clip.fps), images, prompt, steps, seed, attention, stages, detail)
         stages.rounds(len(starts(len(frames), geometry.frames, overlap)))
         for edited in batches:
             source = frames[done : done + len(edited)]
@@ -186,6 +191,7 @@ class Editor:
         seed: int = 0,
         attention: Attention | None = None,
         stages: Stages | None = None,
+        detail: str | None = None,
     ) -> Iterator[Tensor]:
         """Edit windows as they come; the whole edit shows, everywhere. `edit` tells what the other arguments are.
 
@@ -200,14 +206,12 @@ class Editor:
         """
         for index, image in images.items():
             self._check_frame("first frame" if index == 0 else f"keyframe {index}", image)
-        if self.adapter is not None:
-            prompt = prompt_for(self.adapter.path, self.adapter.rules, prompt)
-        sampling = self.sampling
-        sampler = Sampler(
+        sampling, detail = self.sampling, self.check_detail(detail)
+        sampler: Sampler | DetailSampler = Sampler(
             self.backbone,
             self.adapter,
             images,
-            prompt,
+            self._prompt(prompt),
             check_steps(sampling.steps if steps is None else steps),
             attention or (self.adapter.attention if self.adapter else "self"),
             fps,
@@ -218,8 +222,28 @@ class Editor:
             self.upsampler,
             sampling.refine or REFINE_SIGMAS,
         )
+        if detail == "source":
+            sampler = DetailSampler(sampler, self._prompt(""))
         sampler.read_prompt()
         return run(windows, overlap_of(self.backbone.geometry), sampler.make)
+
+    def check_detail(self, detail: str | None) -> str:
+        """What `detail` comes to here: "source" or "model".
+
+        Raises:
+            SyncloraError: it is neither, or "source" without a LoRA.
+        """
+        if detail is None:
+            return "source" if self.adapter and self.adapter.rules.steps is not None else "model"
+        if check_choice("--detail", detail, DETAIL_CHOICES) == "source" and self.adapter is None:
+            raise SyncloraError(
+                "--detail source: without a LoRA the model does not see the source, and its edit cannot be put on it. "
+                "Pass a --lora, or --detail model."
+            )
+        return detail
+
+    def _prompt(self, prompt: str) -> str:
+        return prompt_for(self.adapter.path, self.adapter.rules, prompt) if self.adapter else prompt
 
     def memory_notices(self) -> list[Notice]:
         """Whether the parts of the model take turns on the GPU."""
@@ -256,6 +280,7 @@ def edit(
     device: str = "auto",
     upscale: str | Path | None = None,
     sampling: str | None = None,
+    detail: str | None = None,
     editor: Editor | None = None,
     progress: Progress | None = None,
 ) -> EditResult:
@@ -278,6 +303,7 @@ def edit(
         mask: picture or video, white where the edit may show.
         keep_background: whether it may show on the person alone.
         crop: "face" or "center" (see `synclora.editing.facecrop.place`).
+        detail: "source" or "model" (see `Editor.edit`).
         editor: one that is already loaded, to edit many clips.
         progress: called as progress(stage, done, total).
 
@@ -293,6 +319,8 @@ def edit(
     check_strength(strength)
     check_choice("--fit", fit, FIT_CHOICES)
     check_choice("--crop", crop, CROP_CHOICES)
+    if detail is not None:
+        check_choice("--detail", detail, DETAIL_CHOICES)
     stages = Stages(progress)
     stages.begin("Looking at the source")
     info = probe(source)
@@ -304,6 +332,7 @@ def edit(
     if editor is None:
         stages.begin("Loading the model")
         editor = Editor(backbone, lora, device, upscale=upscale, sampling=sampling)
+    detail = editor.check_detail(detail)
     geometry = editor.geometry
     overlap = overlap_of(geometry)
 
@@ -330,7 +359,7 @@ def edit(
     region = Region(strength, alpha, keep_background, placement)
 
     parts = Parts(chain([first], windows), overlap, source, placement, stages, limit)
-    edited = editor.stream(parts, float(first.fps), {0: image, **images}, prompt, steps, seed, stages=stages)
+    edited = editor.stream(parts, float(first.fps), {0: image, **images}, prompt, steps, seed, None, stages, detail)
     stages.rounds(len(starts(limit or info.frames, geometry.frames, overlap)))
     written = write_frames(output, parts.output(edited, region), first.fps, origin=first.origin)
     stages.finish()
@@ -362,6 +391,7 @@ def edit(
         "mask": str(mask) if mask else None,
         "keep_background": keep_background,
         "crop": [placement.crop.left, placement.crop.top, placement.crop.width, placement.crop.height],
+        "detail": detail,
         "fps": str(first.fps),
         "size": list(placement.size),
         "device": str(editor.backbone.device),

@@ -61,6 +61,8 @@ class Sampler:
         guidance, sigmas: what the adapter asks for; sigmas are the steps' own noise levels where those are fixed.
         upsample: latents to latents of twice the rows and columns; the output is then twice the model's size each way.
         refine: noise levels of the stage after it.
+        references: latents of the source's last window by its start and how many times smaller; samplers that make the
+            same windows share them.
     """
 
     backbone: Backbone
@@ -76,6 +78,7 @@ class Sampler:
     sigmas: tuple[float, ...] | None = None
     upsample: Callable[[Tensor], Tensor] | None = None
     refine: tuple[float, ...] = REFINE_SIGMAS
+    references: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     _texts: tuple[Text, Text | None] | None = None
     _edited: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # latents of the edited images, by size
     _source: dict[int, Tensor] = field(default_factory=dict)  # the source's frames under those already passed
@@ -156,7 +159,7 @@ class Sampler:
         conditions: list[Condition] = []
         self.stages.begin("Encoding the source")
         if self.adapter is not None:
-            conditions.append(Reference(self._encode_source(source, smaller), self.adapter.downscale))
+            conditions.append(Reference(self._reference(source, start, smaller), self.adapter.downscale))
         self.stages.begin("Encoding the edited frames")
         if context is None:
             conditions.append(FirstFrame(self._encode_image(0, smaller)))
@@ -188,6 +191,13 @@ class Sampler:
             return Anchor(image, None, before)
         source = self._encode_source(self._source[nearest][None], smaller)
         return Anchor(image, source, before, self.adapter.downscale)
+
+    def _reference(self, source: Tensor, start: int, smaller: int) -> Tensor:
+        if (start, smaller) not in self.references:
+            for known in [key for key in self.references if key[0] != start]:
+                del self.references[known]
+            self.references[start, smaller] = self._encode_source(source, smaller)
+        return self.references[start, smaller]
 
     def _encode_source(self, frames: Tensor, smaller: int) -> Tensor:
         factor = self.adapter.downscale if self.adapter else 1
