@@ -24,8 +24,11 @@ from synclora.console import Commands, progress_bars, say
 
 # Where torchao is installed, or torchvision is not, these warn at every start of things that are no one's concern here.
 TALKATIVE = (
-    "torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer", "transformers.utils.import_utils",
-)  # fmt: skip
+    "torchao",
+    "torch.utils._pytree",
+    "diffusers.quantizers.torchao.torchao_quantizer",
+    "transformers.utils.import_utils",
+)
 
 app = typer.Typer(
     cls=Commands,
@@ -130,9 +133,10 @@ def edit_video(
     from synclora.editing.instruction import chosen_first_frame
     from synclora.editing.keyframes import parse_keyframes
 
+    keyframes = parse_keyframes(keyframe or [])
     frame = chosen_first_frame(
-        source, output, first_frame, instruction,
-        yes=yes, editor=editor, backbone=backbone, lora=None if no_lora else lora, crop=crop, seed=seed, device=device,
+        source, output, first_frame, instruction, yes=yes, further=[*keyframes.values(), *([mask] if mask else [])],
+        editor=editor, backbone=backbone, lora=None if no_lora else lora, crop=crop, seed=seed, device=device,
         bars=progress_bars, tell=say,
     )  # fmt: skip
     if frame is None:
@@ -149,7 +153,7 @@ def edit_video(
             seed=seed,
             frames=frames,
             fit=fit,
-            keyframes=parse_keyframes(keyframe or []),
+            keyframes=keyframes,
             strength=strength,
             mask=mask,
             keep_background=keep_background,

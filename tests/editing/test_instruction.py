@@ -263,6 +263,12 @@ def test_what_the_edit_itself_lacks_is_told_before_the_image_model(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_device_that_is_not_there_is_told_before_loading(pix2pix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_editors, "_load", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(SyncloraError, match=r"does not go onto device 'cuda:99'.*--device"):
+        ImageEditor(find_editor(pix2pix), "cuda:99")
+
+
 @pytest.fixture
 def proposed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A proposal without a model, to ask about."""
@@ -285,6 +291,14 @@ def test_without_a_terminal_it_stops_and_says_how_to_go_on(proposed: Path, monke
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     with pytest.raises(SyncloraError, match=rf"\n  synclora edit a.mp4 --first-frame {proposed} -o out.mp4\n.*--yes"):
         first_frame_by_words("a.mp4", WORDS, "out.mp4", tell=lambda _: None)
+
+
+def test_a_mask_or_keyframe_that_is_not_there_is_told_before_the_image_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instruction, "propose_first_frame", lambda *_, **__: pytest.fail("made a picture"))
+    with pytest.raises(SyncloraError, match=r"mask\.png: no such file"):
+        first_frame_by_words("a.mp4", WORDS, "out.mp4", further=[tmp_path / "mask.png"])
 
 
 def test_a_first_frame_and_words_exclude_each_other_and_one_is_needed(proposed: Path) -> None:

@@ -172,8 +172,10 @@ class ImageEditor:
     def __init__(self, found: FoundEditor, device: str = "auto") -> None:
         self.found, self.notice = found, ""
         target = torch.device(resolve_device(device))
-        self._pipeline: Any = _load(found, target)
+        self._pipeline: Any = None
         try:
+            torch.empty(0, device=target)  # before minutes of loading
+            self._pipeline = _load(found, target)
             self.notice = _settle(self._pipeline, target)
         except (RuntimeError, AssertionError) as error:
             self.close()
@@ -183,7 +185,7 @@ class ImageEditor:
             ) from error
 
     def edit(self, picture: Tensor, instruction: str, seed: int = 0, stages: Stages | None = None) -> Tensor:
-        """Edit a picture, uint8 [h, w, 3] of the size that `found.size_for` gives; the result has the same size.
+        """Edit a picture, uint8 [h, w, 3] of the size that `found.call.size_for` gives; the result has the same size.
 
         The noise is drawn on the CPU, so that a seed means the same picture on every device, but for rounding.
 

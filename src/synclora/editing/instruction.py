@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,6 +102,7 @@ def first_frame_by_words(
     output: Path | str,
     *,
     yes: bool = False,
+    further: Iterable[Path] = (),
     editor: str | Path = DEFAULT_EDITOR,
     backbone: str | Path = "nano",
     lora: str | Path | None = "default",
@@ -118,13 +119,17 @@ def first_frame_by_words(
         source, output: of the edit that is to follow.
         instruction: what to change, in words.
         yes: do not ask.
+        further: files that the edit will read, too.
         bars: shows progress while the picture is made, and is gone when the question comes.
         tell: gets each line for the person.
         ask: gets the question; None: asked on the terminal.
 
     Raises:
-        SyncloraError: as `propose_first_frame`; or there is no terminal to ask on, once the picture is written.
+        SyncloraError: as `propose_first_frame`; one of `further` is missing; or there is no terminal to ask
+            on, once the picture is written.
     """
+    if missing := next((path for path in further if not path.exists()), None):
+        raise SyncloraError(f"{missing}: no such file. Check the path; it would be needed after the image model.")
     with bars() as progress:
         proposal = propose_first_frame(
             source, instruction, output,

@@ -214,6 +214,18 @@ def test_other_settings_or_prompts_are_refused_by_name(finished: Path, configure
         generate_split_screen(tmp_path / "new", 2, configured(), SEED, prompts=own)
 
 
+def test_damaged_records_are_told_with_the_way_out(finished: Path, configured: Configured, tmp_path: Path) -> None:
+    """The settings that a store was begun with, and a failure of the run before."""
+    stopped(finished, tmp_path)
+    kept = (tmp_path / "stages" / "settings.json").read_bytes()
+    failed = tmp_path / "stages" / f"split-screen-{SEED:07d}" / "failed.json"
+    for path, text in ((tmp_path / "stages" / "settings.json", "{"), (failed, "{"), (failed, "{}")):
+        path.write_text(text)
+        with pytest.raises(SyncloraError, match=rf"{path}: is damaged.*[Dd]elete it and run again"):
+            generate_split_screen(tmp_path, 2, configured(), SEED)
+        (tmp_path / "stages" / "settings.json").write_bytes(kept)
+
+
 def test_own_prompts_and_wan(cleaner: None, configured: Configured, tmp_path: Path) -> None:
     """Wan's class, with the prompt of the first line for the first seed and a trigger word for all captions."""
     own = tmp_path / "prompts.jsonl"

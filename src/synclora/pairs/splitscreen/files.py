@@ -102,7 +102,10 @@ class ItemFiles:
         if not self.has(FAILED):
             return None
         told = self.read_json(FAILED)
-        return Failure(self._id, str(told["stage"]), str(told["reason"]), bool(told["final"]))
+        try:
+            return Failure(self._id, str(told["stage"]), str(told["reason"]), bool(told["final"]))
+        except (KeyError, TypeError) as error:
+            raise self._damaged(FAILED) from error
 
     def _damaged(self, name: str) -> SyncloraError:
         where = f"{self._store.url}/{self.path(name)}"

@@ -224,7 +224,13 @@ def _check_settings(store: PairStore, work: Work) -> None:
     if not store.has(SETTINGS):
         store.write_bytes(SETTINGS, (json.dumps(now, indent=2) + "\n").encode())
         return
-    before = json.loads(store.read_bytes(SETTINGS))
+    try:
+        before = json.loads(store.read_bytes(SETTINGS))
+    except ValueError as error:
+        raise SyncloraError(
+            f"{store.url}/{SETTINGS}: is damaged, so it cannot be told with which settings the store was begun. If they"
+            " are those of now, delete it and run again."
+        ) from error
     for path, old, new in _differences(before, now):
         raise SyncloraError(
             f"{store.url}: was begun with {path} {old!r}, and now it is {new!r}. Use the same settings to go on, or"
