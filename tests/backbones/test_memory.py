@@ -133,6 +133,18 @@ def test_the_text_encoder_is_let_go(tiny: Any, monkeypatch: pytest.MonkeyPatch):
     assert torch.equal(backbone.embed(["a hat"]).hidden, expected) and len(loaded) == 1
 
 
+@pytest.mark.parametrize("tiny", [ltx_tiny, ltx2_tiny], ids=["ltx-video", "ltx-2"])
+def test_the_text_encoder_stays_on_a_gpu(tiny: Any, monkeypatch: pytest.MonkeyPatch):
+    """Where all parts are on a GPU it is not in the host, however short that is: it is not loaded anew, to the CPU."""
+    backbone = tiny.backbone()
+    original = backbone.text_encoder
+    backbone.load_text_encoder = lambda: pytest.fail("loaded anew")
+    monkeypatch.setattr(ltx, "host_is_short", lambda: True)
+    monkeypatch.setattr(type(backbone), "device", torch.device("cuda"))
+    backbone._text_is_done()
+    assert backbone.text_encoder is original
+
+
 def test_host_is_short(monkeypatch: pytest.MonkeyPatch):
     """Less than a tenth of the host's memory is available."""
 

@@ -144,8 +144,12 @@ class LTXBackbone:
         return self.text_encoder, self.bring(self.text_encoder)
 
     def _text_is_done(self) -> None:
-        """Let the text encoder go, by far the largest part beside the transformer, where the host is short."""
-        if self.load_text_encoder is not None and host_is_short():
+        """Let the text encoder go, by far the largest part beside the transformer, where it is in a host that is short.
+
+        On a GPU that holds all parts it stays: the host would gain nothing.
+        """
+        in_host = self.turns is not None or self.device.type == "cpu"
+        if in_host and self.load_text_encoder is not None and host_is_short():
             if self.turns is not None:
                 self.turns.forget(self.text_encoder)
             self.text_encoder = None
