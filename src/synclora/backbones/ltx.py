@@ -1,19 +1,28 @@
-"""What the LTX backbones share: the VAE's calls, and the two ways of running the network over a sequence."""
+"""What the LTX backbones share: loading, the VAE's calls, and the two ways of running the network over a sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from typing import Any
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoTokenizer
 
+from synclora.backbones import checkpoint
 from synclora.backbones.base import Attention, Geometry, Rescale, Text
-from synclora.backbones.memory import Turns, host_is_short
+from synclora.backbones.checkpoint import Settings, SingleFile
+from synclora.backbones.memory import Turns, host_is_short, turns_for
 from synclora.diffusion.attention import KeyValueCache
 from synclora.diffusion.lora import fingerprint
 from synclora.diffusion.sequence import Sequence
 from synclora.errors import SyncloraError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # A decoder that takes a timestep (LTX-Video 0.9.1 and later) finishes the last bit of denoising itself: it is handed
 # slightly noised latents and told so. The values are those of the diffusers documentation.
@@ -36,6 +45,9 @@ class LTXBackbone:
     rescale_on: Rescale
     noised_latents_are_normalised: bool  # those a timestep-conditioned decoder is handed
     upsampled_keep_statistics: bool  # whether an upsampler's latents are brought back to the spread of those before
+    settings: ClassVar[Settings]  # where there is no synclora.json
+    trim: ClassVar[Callable[[nn.Module], None] | None] = None  # takes out of a transformer what is not used
+    _forward: ClassVar[Callable[..., tuple[Tensor, KeyValueCache]]]
 
     def __init__(self, transformer: Any, vae: Any, *, geometry: Geometry, prompt_tokens: int, name: str) -> None:
         self.transformer, self.vae = transformer, vae
@@ -44,6 +56,60 @@ class LTXBackbone:
         self.turns: Turns | None = None  # where the device is too small for all parts
         self.load_text_encoder: Callable[[], nn.Module] | None = None  # anew, where it may be let go
         self.distilled: bool | None = None  # None: nothing tells
+
+    @classmethod
+    def load(
+        cls,
+        where: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        name: str | None = None,
+        single_file: SingleFile | None = None,
+        share: bool = False,
+    ) -> Self:
+        """A backbone from an ordinary diffusers folder or hub id, frozen; size and window from `synclora.json`.
+
+        The networks that `single_file` holds are taken from there, in the configuration of the folder. With `share`,
+        the parts of a model that is too large for a GPU take turns on it (see `synclora.backbones.memory`).
+
+        Raises:
+            SyncloraError: see `synclora.backbones.checkpoint`; or a text encoder that transformers does not know.
+        """
+        device, settings, kinds = torch.device(device), checkpoint.read_settings(where, cls.settings), cls.kinds(where)
+        transformer = checkpoint.skeleton(kinds.pop("transformer"), where, "transformer", cls.trim)
+        loaders = {
+            part: partial(checkpoint.load_module, kind, where, part, single_file=single_file, dtype=dtype)
+            for part, kind in kinds.items()
+        }
+        parts = {part: load() for part, load in loaders.items()}
+        tokenizer = checkpoint.load_part(where, "tokenizer", partial(AutoTokenizer.from_pretrained, where))
+        turns = None
+        if share:
+            empty = nn.Module.to(transformer, dtype=dtype)
+            turns = turns_for(device, {"transformer": empty, **{p.replace("_", " "): m for p, m in parts.items()}})
+        if turns is None:
+            for module in parts.values():
+                nn.Module.to(module, device, dtype)
+        place = "cpu" if turns else device
+        parts["transformer"] = checkpoint.fill_from(
+            transformer, where, "transformer", dtype, place, single_file=single_file
+        )
+        given = {**parts, "tokenizer": tokenizer, **asdict(settings)}
+        backbone = cls.from_modules(**given, name=name or Path(where).name)
+        backbone.turns = turns
+        backbone.load_text_encoder = loaders["text_encoder"] if share else None
+        return backbone
+
+    @classmethod
+    def kinds(cls, where: str | Path) -> dict[str, Any]:
+        """The class of each network, by the name of its subfolder."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_modules(cls, *args: Any, **options: Any) -> Self:
+        """A backbone over modules in memory."""
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
@@ -122,7 +188,7 @@ class LTXBackbone:
         keep: bool,
     ) -> tuple[Tensor, KeyValueCache]:
         """Every token's velocity and, to `keep`, every layer's keys and values."""
-        raise NotImplementedError
+        return self._forward(self.transformer, sequence, sigma, text.hidden, text.mask, cache, skip_blocks, keep)
 
     def latent_statistics(self) -> tuple[Tensor, Tensor]:
         """The VAE's mean and standard deviation of each channel, `[1, C, 1, 1, 1]` float32."""

@@ -7,9 +7,6 @@ read (see `ltx2_transformer.drop_audio`): edits keep the source's own.
 
 from __future__ import annotations
 
-from collections.abc import Container
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +15,12 @@ import transformers
 from diffusers.models.autoencoders.autoencoder_kl_ltx2 import AutoencoderKLLTX2Video
 from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3DModel
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
-from torch import Tensor, nn
-from transformers import AutoTokenizer
+from torch import nn
 
 from synclora.backbones import checkpoint, ltx2_transformer
 from synclora.backbones.base import Geometry, Rescale, Text
-from synclora.backbones.checkpoint import Settings, SingleFile
+from synclora.backbones.checkpoint import Settings
 from synclora.backbones.ltx import LTXBackbone, geometry_of
-from synclora.backbones.memory import turns_for
-from synclora.diffusion.attention import KeyValueCache
-from synclora.diffusion.sequence import Sequence
 from synclora.errors import SyncloraError
 
 # The length every prompt is padded to. The connectors put learnt registers in place of the padding, so it is part of
@@ -44,6 +37,9 @@ class LTX2Backbone(LTXBackbone):
     rescale_on: Rescale = "x0"
     noised_latents_are_normalised: bool = True
     upsampled_keep_statistics: bool = False
+    settings = Settings(prompt_tokens=PROMPT_TOKENS)
+    trim = staticmethod(ltx2_transformer.drop_audio)
+    _forward = staticmethod(ltx2_transformer.forward)
 
     def __init__(
         self,
@@ -96,45 +92,14 @@ class LTX2Backbone(LTXBackbone):
         return cls(*parts, geometry=geometry, prompt_tokens=prompt_tokens, name=name)
 
     @classmethod
-    def load(
-        cls,
-        where: str | Path,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        *,
-        name: str | None = None,
-        single_file: SingleFile | None = None,
-        share: bool = False,
-    ) -> LTX2Backbone:
-        """A backbone from an ordinary diffusers folder or hub id, frozen; size and window from `synclora.json`.
-
-        The networks that `single_file` holds are taken from there, in the configuration of the folder. With `share`,
-        the parts of a model that is too large for a GPU take turns on it (see `synclora.backbones.memory`).
-
-        Raises:
-            SyncloraError: see `synclora.backbones.checkpoint`; or a text encoder that transformers does not know.
-        """
-        settings = checkpoint.read_settings(where, Settings(prompt_tokens=PROMPT_TOKENS))
-        empty = checkpoint.skeleton(LTX2VideoTransformer3DModel, where, "transformer", ltx2_transformer.drop_audio)
-        load = partial(checkpoint.load_module, where=where, dtype=dtype)
-        vae = load(AutoencoderKLLTX2Video, part="vae", single_file=single_file)
-        connectors = load(LTX2TextConnectors, part="connectors")
-        load_text_encoder = partial(load, _text_encoder_class(where), part="text_encoder")
-        text_encoder = load_text_encoder()
-        tokenizer = checkpoint.load_part(where, "tokenizer", partial(AutoTokenizer.from_pretrained, where))
-        device, others = torch.device(device), {"VAE": vae, "connectors": connectors, "text encoder": text_encoder}
-        turns = turns_for(device, {"transformer": nn.Module.to(empty, dtype=dtype), **others}) if share else None
-        transformer = checkpoint.fill_from(
-            empty, where, "transformer", dtype, "cpu" if turns else device, single_file=single_file
-        )
-        if turns is None:
-            for module in others.values():
-                nn.Module.to(module, device, dtype)
-        parts = (transformer, vae, connectors, text_encoder, tokenizer)
-        backbone = cls.from_modules(*parts, name=name or Path(where).name, **asdict(settings))
-        backbone.turns = turns
-        backbone.load_text_encoder = load_text_encoder if share else None
-        return backbone
+    def kinds(cls, where: str | Path) -> dict[str, Any]:
+        """See `LTXBackbone.kinds`."""
+        return {
+            "transformer": LTX2VideoTransformer3DModel,
+            "vae": AutoencoderKLLTX2Video,
+            "connectors": LTX2TextConnectors,
+            "text_encoder": _text_encoder_class(where),
+        }
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Text:
@@ -157,19 +122,6 @@ class LTX2Backbone(LTXBackbone):
         self._text_is_done()
         hidden_BTD, _, mask = self.connectors(layers_BTDL.flatten(2), mask, padding_side="left")
         return Text(hidden_BTD.float(), mask.bool())
-
-    def _network(
-        self,
-        sequence: Sequence,
-        sigma: Tensor | float,
-        text: Text,
-        cache: KeyValueCache | None,
-        skip_blocks: Container[int],
-        keep: bool,
-    ) -> tuple[Tensor, KeyValueCache]:
-        return ltx2_transformer.forward(
-            self.transformer, sequence, sigma, text.hidden, text.mask, cache, skip_blocks, keep
-        )
 
 
 def _text_encoder_class(where: str | Path) -> Any:

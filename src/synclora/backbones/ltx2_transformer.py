@@ -22,15 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from synclora.backbones.ltx_transformer import noise_levels, rows
-from synclora.diffusion.attention import KeyValue, KeyValueCache, Rotation, cross_attention, self_attention
+from synclora.backbones.ltx_transformer import Given, noise_levels, rows, through
+from synclora.diffusion.attention import KeyValue, KeyValueCache, cross_attention, self_attention
 from synclora.diffusion.lora import AUDIO
 from synclora.diffusion.sequence import Sequence
 
@@ -39,14 +37,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Given:
-    """What every block is given beside the tokens."""
+class _Given(Given):
+    """What every block is given beside the tokens; the modulation may have three more rows, for reading the text."""
 
-    modulation_LKD: Tensor  # of each noise level: shift, scale, gate for attention, the feed-forward (and the text)
-    row_of_BN: Tensor  # each token's noise level, a row of the above
-    rotation: Rotation
-    text_BTD: Tensor
-    text_bias_B1T: Tensor  # 0 for a token of text, -10,000 for padding
     text_modulation_B2D: Tensor | None  # shift and scale of the text, at this sigma
 
 
@@ -83,18 +76,7 @@ def forward(
         text_modulation_B2D=_text_modulation(transformer, level_L[::2], dtype),
     )
 
-    recompute = transformer.gradient_checkpointing and torch.is_grad_enabled()
-    run_block: Any = partial(checkpoint, _block, use_reentrant=False) if recompute else _block
-    layers: list[KeyValue] = []
-    for index, block in enumerate(transformer.transformer_blocks):
-        cached = cache.layers[index] if cache else None
-        x_BND, key_value = run_block(block, x_BND, given, cached, index in skip_blocks)
-        if keep:
-            layers.append(key_value)
-
-    shift, scale = rows(transformer.scale_shift_table + embedded_LD[:, None], row_of_BN).unbind(-2)
-    x_BND = transformer.norm_out(x_BND) * (1 + scale) + shift
-    return transformer.proj_out(x_BND), KeyValueCache(tuple(layers))
+    return through(transformer, _block, x_BND, given, embedded_LD, cache, skip_blocks, keep)
 
 
 def midpoints(sequence: Sequence) -> Tensor:

@@ -12,12 +12,13 @@ calls is written here. Tested equal to its `forward` to 1e-6. Two things make it
                              attend to text, +
                              norm, modulate, feed forward, gate, + ] x blocks -> norm, modulate, proj_out -> velocity
 
-Shapes: B batch, N tokens, C latent channels, D width, T text tokens, L = 2B rows of the timestep table.
+Shapes: B batch, N tokens, C latent channels, D width, T text tokens, L = 2B rows of the timestep table, K = 6
+modulations of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Given:
+class Given:
     """What every block is given beside the tokens."""
 
-    modulation_L6D: Tensor  # of each noise level: shift, scale, gate for attention and for the feed-forward
+    modulation_LKD: Tensor  # of each noise level: shift, scale, gate for attention and for the feed-forward
     row_of_BN: Tensor  # each token's noise level, a row of the above
     rotation: Rotation
     text_BTD: Tensor
@@ -57,40 +58,58 @@ def forward(
     """All tokens of a sequence through the network.
 
     Returns the velocity of every token `[B, N, C]`, and the tokens' keys and values in every layer, or in none: `keep`
-    tells (a 13B network's are gigabytes). With `cache`, each
-    layer's self-attention reads those of the cached tokens too. In `skip_blocks` self-attention is left out: a token
-    reads its own value alone.
+    tells (a 13B network's are gigabytes). With `cache`, each layer's self-attention reads those of the cached tokens
+    too. In `skip_blocks` self-attention is left out: a token reads its own value alone.
     """
     dtype = transformer.scale_shift_table.dtype
     x_BND = transformer.proj_in(sequence.tokens.to(dtype))
     level_L, row_of_BN = noise_levels(sequence, sigma)
-    modulation_L6D, embedded_LD = transformer.time_embed(level_L, hidden_dtype=x_BND.dtype)
-    given = _Given(
-        modulation_L6D,
+    modulation, embedded_LD = transformer.time_embed(level_L, hidden_dtype=x_BND.dtype)
+    given = Given(
+        modulation.unflatten(-1, (6, -1)),
         row_of_BN,
         rotation=transformer.rope(sequence.tokens, video_coords=sequence.positions),
         text_BTD=transformer.caption_projection(text_BTD.to(dtype)),
         text_bias_B1T=(1 - text_mask_BT.to(dtype))[:, None] * -10_000.0,
     )
 
+    return through(transformer, _block, x_BND, given, embedded_LD, cache, skip_blocks, keep)
+
+
+def through(
+    transformer: Any,
+    run_block: Callable[..., tuple[Tensor, KeyValue]],
+    x_BND: Tensor,
+    given: Given,
+    embedded_LD: Tensor,
+    cache: KeyValueCache | None,
+    skip_blocks: Container[int],
+    keep: bool,
+) -> tuple[Tensor, KeyValueCache]:
+    """The tokens through all blocks and the last projection; results as of `forward`.
+
+    Args:
+        run_block: `(block, x, given, cached, skip) -> (x, key_value)`, recomputed in backward under checkpointing.
+        embedded_LD: of each noise level, for the last norm.
+    """
     recompute = transformer.gradient_checkpointing and torch.is_grad_enabled()
-    run_block: Any = partial(checkpoint, _block, use_reentrant=False) if recompute else _block
+    run: Any = partial(checkpoint, run_block, use_reentrant=False) if recompute else run_block
     layers: list[KeyValue] = []
     for index, block in enumerate(transformer.transformer_blocks):
-        x_BND, key_value = run_block(block, x_BND, given, cache.layers[index] if cache else None, index in skip_blocks)
+        x_BND, key_value = run(block, x_BND, given, cache.layers[index] if cache else None, index in skip_blocks)
         if keep:
             layers.append(key_value)
 
-    shift, scale = rows(transformer.scale_shift_table + embedded_LD[:, None], row_of_BN).unbind(-2)
+    shift, scale = rows(transformer.scale_shift_table + embedded_LD[:, None], given.row_of_BN).unbind(-2)
     x_BND = transformer.norm_out(x_BND) * (1 + scale) + shift
     return transformer.proj_out(x_BND), KeyValueCache(tuple(layers))
 
 
 def _block(
-    block: LTXVideoTransformerBlock, x_BND: Tensor, given: _Given, cached: KeyValue | None, skip: bool
+    block: LTXVideoTransformerBlock, x_BND: Tensor, given: Given, cached: KeyValue | None, skip: bool
 ) -> tuple[Tensor, KeyValue]:
     """One transformer block; also returns its self-attention's keys and values."""
-    table_L6D = block.scale_shift_table + given.modulation_L6D.unflatten(-1, (6, -1))
+    table_L6D = block.scale_shift_table + given.modulation_LKD
     shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = rows(table_L6D, given.row_of_BN).unbind(-2)
 
     modulated = block.norm1(x_BND) * (1 + scale_a) + shift_a

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
-from torch import Tensor
-from transformers import AutoTokenizer, T5EncoderModel
+from transformers import T5EncoderModel
 
-from synclora.backbones import checkpoint, ltx_transformer
+from synclora.backbones import ltx_transformer
 from synclora.backbones.base import Geometry, Rescale, Text
-from synclora.backbones.checkpoint import SingleFile
+from synclora.backbones.checkpoint import Settings
 from synclora.backbones.ltx import LTXBackbone, geometry_of
-from synclora.backbones.memory import turns_for
-from synclora.diffusion.attention import KeyValueCache
-from synclora.diffusion.sequence import Sequence
 
 TEXT_PADDING = 16  # prompts are padded to a multiple of this many tokens
 
@@ -34,6 +27,8 @@ class LTXVideoBackbone(LTXBackbone):
     rescale_on: Rescale = "velocity"
     noised_latents_are_normalised: bool = False
     upsampled_keep_statistics: bool = True
+    settings = Settings()
+    _forward = staticmethod(ltx_transformer.forward)
 
     def __init__(
         self,
@@ -78,42 +73,9 @@ class LTXVideoBackbone(LTXBackbone):
         return cls(transformer, vae, text_encoder, tokenizer, geometry=geometry, prompt_tokens=prompt_tokens, name=name)
 
     @classmethod
-    def load(
-        cls,
-        where: str | Path,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        *,
-        name: str | None = None,
-        single_file: SingleFile | None = None,
-        share: bool = False,
-    ) -> LTXVideoBackbone:
-        """A backbone from an ordinary diffusers folder or hub id, frozen; size and window from `synclora.json`.
-
-        The networks that `single_file` holds are taken from there, in the configuration of the folder. With `share`,
-        the parts of a model that is too large for a GPU take turns on it (see `synclora.backbones.memory`).
-
-        Raises:
-            SyncloraError: see `synclora.backbones.checkpoint`.
-        """
-        settings = checkpoint.read_settings(where)
-        load = partial(checkpoint.load_module, where=where, dtype=dtype)
-        transformer = load(LTXVideoTransformer3DModel, part="transformer", single_file=single_file)
-        vae = load(AutoencoderKLLTXVideo, part="vae", single_file=single_file)
-        load_text_encoder = partial(load, T5EncoderModel, part="text_encoder")
-        text_encoder = load_text_encoder()
-        tokenizer = checkpoint.load_part(where, "tokenizer", partial(AutoTokenizer.from_pretrained, where))
-        parts = {"transformer": transformer, "VAE": vae, "text encoder": text_encoder}
-        turns = turns_for(torch.device(device), parts) if share else None
-        if turns is None:
-            for module in parts.values():
-                torch.nn.Module.to(module, device, dtype)
-        backbone = cls.from_modules(
-            transformer, vae, text_encoder, tokenizer, name=name or Path(where).name, **asdict(settings)
-        )
-        backbone.turns = turns
-        backbone.load_text_encoder = load_text_encoder if share else None
-        return backbone
+    def kinds(cls, where: str | Path) -> dict[str, Any]:
+        """See `LTXBackbone.kinds`."""
+        return {"transformer": LTXVideoTransformer3DModel, "vae": AutoencoderKLLTXVideo, "text_encoder": T5EncoderModel}
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Text:
@@ -132,16 +94,3 @@ class LTXVideoBackbone(LTXBackbone):
         del text_encoder
         self._text_is_done()
         return Text(hidden_BTD.float(), mask.bool()).to(self.device)
-
-    def _network(
-        self,
-        sequence: Sequence,
-        sigma: Tensor | float,
-        text: Text,
-        cache: KeyValueCache | None,
-        skip_blocks: Container[int],
-        keep: bool,
-    ) -> tuple[Tensor, KeyValueCache]:
-        return ltx_transformer.forward(
-            self.transformer, sequence, sigma, text.hidden, text.mask, cache, skip_blocks, keep
-        )
