@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_run
@@ -89,18 +90,21 @@ def test_stale_cache_is_made_again_with_a_notice(tmp_path: Path, backbone: LTXVi
     torch.testing.assert_close(cache.latents([4])[0], fresh.bfloat16().float(), rtol=0.01, atol=0.01)
 
 
-@pytest.mark.parametrize("harm", ["other text encoder", "damaged file"])
-def test_captions_alone_are_embedded_again(tmp_path: Path, backbone: LTXVideoBackbone, harm: str) -> None:
-    """Another text encoder or a damaged file: captions are embedded anew with a notice; no clip is encoded."""
+@pytest.mark.parametrize("harm", ["other text encoder", "other connectors", "shorter prompts", "damaged file"])
+def test_captions_alone_are_embedded_again(tmp_path: Path, backbone: Any, harm: str) -> None:
+    """Whatever embedded them changed, or a file is damaged: captions are embedded anew with a notice, no clip is."""
+    backbone.connectors = torch.nn.Linear(2, 2)  # as LTX-2 has, but not used
     first = LatentCache(tmp_path, tiny_run.NoiseClips(), backbone)
     first.fill()
     before = first.text([2])[0]
     if harm == "damaged file":
         (tmp_path / "train-text.safetensors").write_bytes(b"cut")
+    elif harm == "shorter prompts":
+        backbone.prompt_tokens = 16
     else:
-        assert backbone.text_encoder is not None
         with torch.no_grad():
-            next(backbone.text_encoder.parameters()).mul_(2)
+            part = backbone.connectors if harm == "other connectors" else backbone.text_encoder
+            next(part.parameters()).mul_(2)
     clips, notices = tiny_run.NoiseClips(), []
     again = LatentCache(tmp_path, clips, backbone)
     assert again.fill(notices.append) == 0 and clips.loaded == []
@@ -108,7 +112,7 @@ def test_captions_alone_are_embedded_again(tmp_path: Path, backbone: LTXVideoBac
     expected = prompt.hidden[0][prompt.mask[0]].bfloat16().float()
     torch.testing.assert_close(again.text([2])[0], expected, rtol=0.02, atol=0.02)
     assert len(notices) == 1 and "captions are embedded again" in notices[0]
-    assert torch.equal(again.text([2])[0], before) == (harm == "damaged file")
+    assert torch.equal(again.text([2])[0], before) == (harm in ("damaged file", "other connectors"))
     assert LatentCache(tmp_path, tiny_run.NoiseClips(), backbone).text([2])[0].equal(again.text([2])[0])
 
 

@@ -7,7 +7,7 @@
 
 A shard is written atomically and listed after it is whole, so encoding resumes shard by shard. When the VAE, the data
 or the size of the clips change, the latents are stale and made again, with a notice; a damaged shard likewise. Captions
-are embedded anew, without touching a clip, when the text encoder changes.
+are embedded anew, without touching a clip, when the text encoder, its connectors or the prompts' length change.
 
 Several processes share the work: of n, each encodes every n-th shard, and the first keeps the list. Of several runs
 that share a cache one fills it at a time.
@@ -179,7 +179,8 @@ class LatentCache:
         distinct = list(dict.fromkeys(captions))
         made_from = {
             "format": str(FORMAT),
-            "text_encoder": module_fingerprint(self.backbone, "text_encoder"),
+            "text_encoder": text_fingerprint(self.backbone),
+            "prompt_tokens": str(getattr(self.backbone, "prompt_tokens", "")),
             "captions": hashlib.sha256(json.dumps(captions).encode()).hexdigest(),
         }
         files = [self._text_path(index) for index in range(-(-len(distinct) // CAPTIONS_A_FILE))]
@@ -329,6 +330,12 @@ def _lock(folder: Path, held: ExitStack) -> bool:
         pass
     held.callback(file.close)
     return True
+
+
+def text_fingerprint(backbone: Backbone) -> str:
+    """An identity of all weights that embed prompts: the text encoder's and, of LTX-2, the connectors'."""
+    connectors = module_fingerprint(backbone, "connectors")
+    return module_fingerprint(backbone, "text_encoder") + ("" if connectors == "none" else f" {connectors}")
 
 
 def _open(path: Path) -> Any:

@@ -40,7 +40,7 @@ from synclora.training.config import TrainConfig, load_config
 from synclora.training.ema import MovingAverage
 from synclora.training.folder import ADAPTER, PAIRS_A_STEP, how_to_go_on, newest
 from synclora.training.folder import only_run as _only_run
-from synclora.training.latents import LatentCache, module_fingerprint
+from synclora.training.latents import LatentCache, module_fingerprint, text_fingerprint
 from synclora.training.log import NoLog, RunLog
 from synclora.training.objective import Draws, load_batch, precision_context, step_loss
 from synclora.training.placement import TEXT, VAE, on_device, place_base, place_small
@@ -127,7 +127,7 @@ class _Run:
         self.origin = {
             "backbone": backbone.fingerprint(),
             "VAE": module_fingerprint(backbone, "vae"),
-            "text encoder": module_fingerprint(backbone, "text_encoder"),
+            "text encoder": text_fingerprint(backbone),
             "data": train_clips.identity,
         }
 
