@@ -147,7 +147,9 @@ def _video_stream(
         )
     stream = output.add_stream("libx264", rate=fps)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-    stream.options = {"crf": str(crf), "preset": preset}
+    # Without macroblock-tree rate control: with it, now and then, the same frames became another file where a clip had
+    # been decoded in between (x264 core 165, 9 frames of noise: 11 of 848 files, and 0 of 848 without).
+    stream.options = {"crf": str(crf), "preset": preset, "mbtree": "0"}
     stream.codec_context.time_base = 1 / fps
     tag_bt709(stream)
     return stream
