@@ -2,9 +2,9 @@
 
     python recipes/nano/ablations.py --pool runs/nano/pool --output runs/ablations
 
-Taken away: denoising steps, the LoRA, the reference, its own attention. Trained alike but for one setting (briefly, so
-only their differences tell): rank 4, 16 and 64; joint attention. Run the same line again to resume.
-Writes `OUTPUT/ablations.json`, `OUTPUT/shipped.md` and `OUTPUT/trained.md`.
+Taken away: the source's detail; without it, then, denoising steps, the LoRA, the reference, its own attention. Trained
+alike but for one setting (briefly, so only their differences tell): rank 4, 16 and 64; joint attention. Run the same
+line again to resume. Writes `OUTPUT/ablations.json`, `OUTPUT/shipped.md` and `OUTPUT/trained.md`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,17 @@ def shipped(backbone: str, count: int, out: Path) -> dict[str, Any]:
     blind.adapter = None  # its LoRA stays in the network; the source is no longer shown
     frames = whole.backbone.geometry.frames
 
-    def using(editor: Editor, steps: int | None = None, attention: Attention | None = None) -> Callable[..., Tensor]:
+    def using(
+        editor: Editor, steps: int | None = None, attention: Attention | None = None, detail: str = "model"
+    ) -> Callable[..., Tensor]:
         def method(pair: BenchPair) -> Tensor:
-            return editor.edit(pair.source, pair.truth[0], steps=steps, attention=attention).frames
+            return editor.edit(pair.source, pair.truth[0], steps=steps, attention=attention, detail=detail).frames
 
         return method
 
     methods = {
-        "as shipped": using(whole),
+        "as shipped": using(whole, detail="source"),
+        "every pixel the model's": using(whole),
         **{f"{steps} steps": using(whole, steps) for steps in STEPS},
         "joint attention, trained with self": using(whole, attention="joint"),
         "reference off": using(blind),
