@@ -131,10 +131,15 @@ def test_without_a_text_encoder():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"width": 72}, "multiples of 32"), ({"frames": 16}, "such as 9"), ({"height": 60}, "multiples of 32")],
+    [
+        ({"width": 72}, "multiples of 32"),
+        ({"frames": 16}, "such as 9"),
+        ({"height": 60}, "multiples of 32"),
+        ({"prompt_tokens": 100}, "multiple of 16"),
+    ],
 )
 def test_geometry_that_does_not_fit(changes: dict[str, Any], message: str):
-    """Sizes the latents cannot hold are refused at once."""
+    """Sizes the latents cannot hold, and a prompt's length the tokenizer cannot pad to, are refused at once."""
     with pytest.raises(SyncloraError, match=message):
         LTXVideoBackbone.from_modules(ltx_tiny.transformer(), ltx_tiny.vae(), **changes)
 

@@ -14,6 +14,7 @@ from synclora.backbones import ltx_transformer
 from synclora.backbones.base import Geometry, Rescale, Text
 from synclora.backbones.checkpoint import Settings
 from synclora.backbones.ltx import LTXBackbone, geometry_of
+from synclora.errors import SyncloraError
 
 TEXT_PADDING = 16  # prompts are padded to a multiple of this many tokens
 
@@ -70,6 +71,11 @@ class LTXVideoBackbone(LTXBackbone):
             SyncloraError: the modules do not fit each other or the geometry.
         """
         geometry = geometry_of(transformer, vae, width=width, height=height, frames=frames, fps=fps, name=name)
+        if prompt_tokens % TEXT_PADDING:
+            raise SyncloraError(
+                f"{name}: prompts of {prompt_tokens} tokens; a multiple of {TEXT_PADDING} is needed. Correct"
+                " prompt_tokens in synclora.json."
+            )
         return cls(transformer, vae, text_encoder, tokenizer, geometry=geometry, prompt_tokens=prompt_tokens, name=name)
 
     @classmethod
