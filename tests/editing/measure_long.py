@@ -28,6 +28,8 @@ from synclora.diffusion.sequence import Anchor, Condition, Continuation
 from synclora.editing.pictures import to_image
 from synclora.editing.sampler import Sampler
 from synclora.editing.windows import overlap_of, starts
+from synclora.faces import measure as track
+from synclora.sync import compare
 
 FPS = Fraction(25)
 RENDERED = 249  # frames
@@ -70,6 +72,7 @@ def measure(arguments: argparse.Namespace) -> None:
             editor=editor,
             steps=arguments.steps,
             keyframes=keyframes,
+            detail=arguments.detail,
         )
         wall, cpu = perf_counter() - wall, process_time() - cpu
         edited = result.clips()[1].frames
@@ -83,6 +86,9 @@ def measure(arguments: argparse.Namespace) -> None:
     for index in arguments.report_at or arguments.keyframes:
         print(f"PSNR of frame {index}: {psnr(edited[index], truth[index]):.1f}")
     print_joins(edited, truth, firsts[1:], overlap)
+    windows = [slice(first, first + geometry.frames) for first in firsts if first + geometry.frames <= frames]
+    for name, clip in (("edit", edited), ("true edit", truth)):
+        print_sync(name, source, clip, windows)
 
 
 def print_joins(edited: Tensor, truth: Tensor, firsts: list[int], overlap: int) -> None:
@@ -101,6 +107,19 @@ def print_joins(edited: Tensor, truth: Tensor, firsts: list[int], overlap: int) 
         )
 
 
+def print_sync(name: str, source: Tensor, clip: Tensor, windows: list[slice]) -> None:
+    """The sync score of each window against the source's, and the means of the first and the last quarter of them."""
+    scores = []
+    for window in windows:
+        overall = compare(track(Clip(source[window], FPS)), track(Clip(clip[window], FPS))).overall
+        scores.append(float("nan") if overall is None else overall)
+    values = torch.tensor(scores)
+    quarter = max(1, len(values) // 4)
+    first, last = values[:quarter].nanmean(), values[-quarter:].nanmean()
+    print(f"sync of the {name}'s windows:", *(f"{value:.2f}" for value in scores))
+    print(f"  mean {values.nanmean():.3f}, first quarter {first:.3f}, last quarter {last:.3f}")
+
+
 def leave_out(kinds: tuple[type, ...]) -> None:
     real = Sampler._conditions
 
@@ -117,6 +136,7 @@ if __name__ == "__main__":
     parser.add_argument("--edit", choices=portraits.EDIT_KINDS, default="hat")
     parser.add_argument("--seed", type=int, default=portraits.TEST_SEED_START + 102)
     parser.add_argument("--steps", type=int, help="denoising steps; by default the model's")
+    parser.add_argument("--detail", choices=("source", "model"), help="as synclora edit's")
     parser.add_argument("--keyframes", type=int, nargs="*", default=[], help="give these frames of the true edit too")
     parser.add_argument("--report-at", type=int, nargs="*", help="tell the PSNR of these frames; default: --keyframes")
     parser.add_argument("--leave-out", choices=LEFT_OUT, default="nothing")
