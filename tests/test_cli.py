@@ -112,6 +112,19 @@ def test_every_flag_reaches_the_editor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (seen["upscale"], seen["sampling"], seen["detail"]) == (None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "told"),
+    [("--steps", "0", "--steps 0"), ("--strength", "2", "--strength 2"), ("--fit", "x", "--fit 'x'"),
+     ("--detail", "x", "--detail 'x'"), ("--seed", "-1", "--seed -1")],
+)  # fmt: skip
+def test_settings_are_refused_before_the_words_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, flag: str, value: str, told: str
+) -> None:
+    monkeypatch.setattr("synclora.editing.instruction.chosen_first_frame", lambda *_, **__: pytest.fail("drawn"))
+    done = run("edit", "a.mp4", "--instruction", "a hat", "-o", "o.mp4", flag, value)
+    assert done.exit_code == 2 and told in done.output
+
+
 def test_words_make_the_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     """The frame that the words made is edited with; where the person says no, nothing is, and the exit code is 0."""
     asked: dict = {}

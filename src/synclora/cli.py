@@ -129,10 +129,11 @@ def edit_video(
     device: Device = "auto",
 ) -> None:
     """Edit a video from its edited first frame; length, frame rate and sound stay the source's."""
-    from synclora.editing.editor import edit
+    from synclora.editing.editor import check_settings, edit
     from synclora.editing.instruction import chosen_first_frame
     from synclora.editing.keyframes import parse_keyframes
 
+    check_settings(steps, seed, strength, fit, crop, detail)
     keyframes = parse_keyframes(keyframe or [])
     frame = chosen_first_frame(
         source, output, first_frame, instruction, yes=yes, further=[*keyframes.values(), *([mask] if mask else [])],

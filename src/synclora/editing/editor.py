@@ -313,14 +313,7 @@ def edit(
     pictures = dict(keyframes or {})
     inputs = [source, first_frame, *pictures.values(), *([mask] if mask else [])]
     output = check_folder(check_output(output, *inputs))
-    if steps is not None:
-        check_steps(steps)
-    check_seed(seed)
-    check_strength(strength)
-    check_choice("--fit", fit, FIT_CHOICES)
-    check_choice("--crop", crop, CROP_CHOICES)
-    if detail is not None:
-        check_choice("--detail", detail, DETAIL_CHOICES)
+    check_settings(steps, seed, strength, fit, crop, detail)
     stages = Stages(progress)
     stages.begin("Looking at the source")
     info = probe(source)
@@ -408,6 +401,29 @@ def edit(
         settings,
         stages.seconds,
     )
+
+
+def check_settings(
+    steps: int | None = None,
+    seed: int = 0,
+    strength: float = 1.0,
+    fit: str = "pad",
+    crop: str = "face",
+    detail: str | None = None,
+) -> None:
+    """Refuse settings of `edit` that no clip and no model could take.
+
+    Raises:
+        SyncloraError: which, and what is possible.
+    """
+    if steps is not None:
+        check_steps(steps)
+    check_seed(seed)
+    check_strength(strength)
+    check_choice("--fit", fit, FIT_CHOICES)
+    check_choice("--crop", crop, CROP_CHOICES)
+    if detail is not None:
+        check_choice("--detail", detail, DETAIL_CHOICES)
 
 
 @contextmanager

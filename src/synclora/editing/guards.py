@@ -41,7 +41,9 @@ def check_choice(flag: str, value: str, choices: tuple[str, ...]) -> str:
 def check_steps(steps: int) -> int:
     """`steps`, if it is a number of denoising steps."""
     if not 1 <= steps <= MOST_STEPS:
-        raise SyncloraError(f"--steps {steps}: between 1 and {MOST_STEPS} denoising steps are needed; 8 suit nano.")
+        raise SyncloraError(
+            f"--steps {steps}: between 1 and {MOST_STEPS} denoising steps are needed; leave it out for the model's."
+        )
     return steps
 
 
