@@ -191,6 +191,15 @@ def test_two_runs_in_one_folder(tmp_path: Path, run: Run) -> None:
     run(tmp_path, steps=1)
 
 
+def test_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Console) -> None:
+    """`device: cuda` where torch can use none is refused with the reason and the setting that works."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    config = parse_config(tiny_run.values(tmp_path, device="cuda"))
+    with pytest.raises(SyncloraError, match=r"device is cuda, and this torch was built without CUDA.*Set device: cpu"):
+        trainer.train(config, console=console)
+
+
 def test_unknown_targets(tmp_path: Path, run: Run) -> None:
     """Layer names the backbone lacks are refused."""
     with pytest.raises(SyncloraError, match=r"targets \['attn9.to_q'\]: no such layers"):

@@ -18,13 +18,11 @@ from synclora.training.config import TrainConfig
 from synclora.training.latents import LatentCache
 
 
-def load(config: TrainConfig, device: torch.device) -> Backbone:
+def load(config: TrainConfig) -> Backbone:
     """The configured backbone, on the CPU: `synclora.training.placement` brings each part to the device in its time."""
     from synclora.backbones.presets import load_backbone
 
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    if config.device == "cuda" and not torch.cuda.is_available():
-        return load_backbone(config.backbone, device, dtype)  # which says why not
     return load_backbone(config.backbone, "cpu", dtype)
 
 

@@ -100,7 +100,7 @@ def _train(config: TrainConfig, resume: bool, world: World, backbone: Backbone |
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = world.device(config.device) if backbone is None else backbone.device
-    backbone = prepare.load(config, device) if backbone is None else backbone
+    backbone = prepare.load(config) if backbone is None else backbone
     try:
         return _Run(config, world, device, backbone, console).run(checkpoint)
     except torch.OutOfMemoryError as error:

@@ -81,9 +81,19 @@ class World:
         return self.rank == 0
 
     def device(self, wanted: str) -> torch.device:
-        """This process's device: "cpu", or the GPU of its number; "auto" is a GPU where there is one."""
+        """This process's device: "cpu", or the GPU of its number; "auto" is a GPU where there is one.
+
+        Raises:
+            SyncloraError: no GPU for this process.
+        """
         if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
             return torch.device("cpu")
+        if not torch.cuda.is_available():
+            why = "this torch was built without CUDA" if torch.version.cuda is None else "torch finds no GPU"
+            raise SyncloraError(
+                f"device is cuda, and {why} (`synclora doctor` tells more). Set device: cpu or auto, or train on a "
+                "machine with a GPU."
+            )
         if self.size == 1:
             return torch.device("cuda")
         if self.local_rank >= torch.cuda.device_count():
@@ -145,7 +155,7 @@ class World:
         if self.size > 1 and error is not None:
             if isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error)):
                 self._lost(stopped=False)
-            if self._store.add("failed", 1) > 1:  # another process tells; it is given the time to
+            if self._others_failed():  # another process tells; it is given the time to
                 time.sleep(GRACE)
                 os._exit(_BAD_INPUT)
             dist.destroy_process_group()  # so that the others, which may wait for us, notice
@@ -195,6 +205,13 @@ class World:
             writer.close()
 
         return unwatch
+
+    def _others_failed(self) -> bool:
+        """Tell the others that this process fails, and whether one of them told so before."""
+        try:
+            return self._store.add("failed", 1) > 1
+        except (RuntimeError, ValueError):  # the first process kept the store, and is gone; the error here is told
+            return False
 
     def _lost(self, stopped: bool) -> None:
         """End this process, as others are gone or it is told to stop; one of those that live says so."""
