@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 DECODE_TIMESTEP = 0.05
 DECODE_NOISE_SCALE = 0.025
 
+# Autoencoders of fewer weights run in float32 whatever the rest does: in bfloat16 nano's loses 0.6 dB of its round trip
+# (tests/backbones/measure_vae.py) and saves a few tenths of a second. LTX-Video's has 420 million weights and more.
+SMALL_VAE = 20_000_000
+
 # Videos of more pixels in all are encoded and decoded in tiles that overlap and are blended: 81 frames of 1024 x 768
 # are still taken whole. Tiles as large as that, and three times diffusers' overlap: what a decoder sees beyond a tile's
 # edge differs, and 192 pixels leave a third of the error that 64 do (tests/backbones/test_memory.py).
@@ -70,7 +74,8 @@ class LTXBackbone:
     ) -> Self:
         """A backbone from an ordinary diffusers folder or hub id, frozen; size and window from `synclora.json`.
 
-        The networks that `single_file` holds are taken from there, in the configuration of the folder. With `share`,
+        Everything is of `dtype`, but for a small VAE, which is float32. The networks that `single_file` holds are taken
+        from there, in the configuration of the folder. With `share`,
         the parts of a model that is too large for a GPU take turns on it (see `synclora.backbones.memory`).
 
         Raises:
@@ -91,6 +96,8 @@ class LTXBackbone:
         if turns is None:
             for module in parts.values():
                 nn.Module.to(module, device, dtype)
+        if sum(parameter.numel() for parameter in parts["vae"].parameters()) < SMALL_VAE:
+            nn.Module.to(parts["vae"], dtype=torch.float32)
         place = "cpu" if turns else device
         parts["transformer"] = checkpoint.fill_from(
             transformer, where, "transformer", dtype, place, single_file=single_file
