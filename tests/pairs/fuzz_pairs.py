@@ -40,12 +40,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from synclora.atomic import sha256
 from synclora.errors import SyncloraError
 from synclora.pairs.curate import curate
 from synclora.pairs.exchange import UNEXPECTED, import_pairs
 from synclora.pairs.jobs import InProcess
 from synclora.pairs.layouts import CAPTIONS, REFERENCES, TARGETS
-from synclora.pairs.store import PairStore, sha256
+from synclora.pairs.store import PairStore
 from synclora.sync.gate import load_thresholds
 from tests.media import make_video, numbered
 

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 
+from synclora.atomic import sha256
 from synclora.pairs import PairStore, procedural_pair, save_pair
 from synclora.pairs.curate import curate
 from synclora.pairs.jobs import executor
 from synclora.pairs.measure import PARTS, MeasureJob, Task
-from synclora.pairs.store import sha256
 from synclora.sync.gate import load_thresholds
 
 SIZE, FRAMES = 512, 33

@@ -16,13 +16,13 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from typer.testing import CliRunner
 
+from synclora.atomic import sha256
 from synclora.cli import app
 from synclora.errors import SyncloraError
 from synclora.pairs import PairRow, PairStore, measure, procedural_pair, save_pair
 from synclora.pairs.curate import GATE, Curation, curate, judge_row
 from synclora.pairs.jobs import InProcess
 from synclora.pairs.measure import MeasureJob, Measurement, Measurements, Task, chunked, key_of
-from synclora.pairs.store import sha256
 from synclora.sync.gate import Thresholds, load_thresholds
 
 FRAMES, SIZE = 25, 128

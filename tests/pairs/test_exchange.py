@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from synclora.atomic import sha256
 from synclora.cli import app
 from synclora.clip import read_clip
 from synclora.errors import SyncloraError
 from synclora.pairs import PairRow, PairStore, exchange
 from synclora.pairs.exchange import REFUSED, export_store, import_pairs
 from synclora.pairs.layouts import LAYOUTS
-from synclora.pairs.store import sha256
 from tests.media import make_video, number_of, numbered
 
 Make = Callable[..., Path]

@@ -12,10 +12,10 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
+from synclora.atomic import sha256
 from synclora.clip import Clip, read_clip, write_clip
 from synclora.errors import SyncloraError
 from synclora.pairs import Pair, PairRow, PairStore, save_pair
-from synclora.pairs.store import sha256
 
 
 def clip_of(frames: int = 9, size: int = 64, shade: int = 90) -> torch.Tensor:

@@ -17,14 +17,14 @@ from hashlib import sha256 as new_digest
 from itertools import chain, islice
 from pathlib import Path
 
-from synclora.atomic import atomic_path, write_text
+from synclora.atomic import atomic_path, sha256, write_text
 from synclora.errors import SyncloraError
 from synclora.pairs.admission import Plan, encode, locate, plan
 from synclora.pairs.files import stays_inside
 from synclora.pairs.filling import admitting, only_run
 from synclora.pairs.generate import MEDIA_CRF
 from synclora.pairs.layouts import ID, LAYOUTS, Entry, Refusal, find_metadata, format_rows, read_metadata
-from synclora.pairs.store import MEDIA, PairRow, PairStore, sha256
+from synclora.pairs.store import MEDIA, PairRow, PairStore
 
 REFUSED = "refused.jsonl"
 IMPORTED = "imported"  # the generator of imported pairs

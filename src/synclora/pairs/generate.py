@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from synclora.atomic import sha256
 from synclora.errors import SyncloraError
 from synclora.pairs.filling import admitting, only_run
 from synclora.pairs.procedural import Pair, check_frames, check_seed, procedural_pair
-from synclora.pairs.store import MEDIA, PairRow, PairStore, sha256
+from synclora.pairs.store import MEDIA, PairRow, PairStore
 
 if TYPE_CHECKING:
     from synclora.clip import Clip

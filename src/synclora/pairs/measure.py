@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synclora.atomic import sha256
 from synclora.errors import SyncloraError
-from synclora.pairs.store import PairRow, PairStore, sha256
+from synclora.pairs.store import PairRow, PairStore
 
 if TYPE_CHECKING:
     import pyarrow as pa

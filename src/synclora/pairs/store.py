@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from synclora.atomic import sha256
 from synclora.errors import SyncloraError
 from synclora.pairs.files import Files, printable
 
@@ -319,15 +320,6 @@ class PairStore:
             if progress:
                 progress("Checking pairs", done, total)
         return problems
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _schema(format: str = FORMAT) -> pa.Schema:

@@ -9,9 +9,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from synclora.atomic import sha256
 from synclora.errors import SyncloraError
 from synclora.pairs.files import stays_inside
-from synclora.pairs.store import MEDIA, PairRow, PairStore, sha256
+from synclora.pairs.store import MEDIA, PairRow, PairStore
 
 if TYPE_CHECKING:
     from synclora.media.source import ClipInfo

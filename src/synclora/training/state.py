@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synclora.atomic import atomic_path
+from synclora.atomic import atomic_path, sha256
 from synclora.errors import SyncloraError
 from synclora.tensors import dump_tensors, make_folder, read_tensors
 from synclora.training.precision import join_moment, parts_of_moment
@@ -148,7 +148,7 @@ def save_checkpoint(folder: Path | str, state: TrainState, keep: int = 2) -> Pat
         record = {
             "format": FORMAT,
             "step": state.step,
-            "files": {file.name: _sha256(file) for file in sorted(temporary.iterdir())},
+            "files": {file.name: sha256(file) for file in sorted(temporary.iterdir())},
             "extra": state.extra,
         }
         (temporary / STATE_FILE).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -175,7 +175,7 @@ def is_whole(path: Path | str) -> bool:
     path = Path(path)
     try:
         files = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))["files"]
-        return all(_sha256(path / name) == digest for name, digest in files.items())
+        return all(sha256(path / name) == digest for name, digest in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -302,14 +302,6 @@ def _set_rng(tensors: dict[str, Tensor]) -> None:
         for index in range(torch.cuda.device_count()):
             if f"cuda:{index}" in tensors:
                 torch.cuda.set_rng_state(tensors[f"cuda:{index}"], index)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _prune(folder: Path, keep: int, newest: Path) -> None:
