@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def model(folder: Path, shards: int = 2) -> Path:
     index = {"weight_map": {f"layer{n}": name for n, name in enumerate(names)}}
     (folder / "transformer" / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "vae" / "vae.safetensors").write_bytes(b"w")
+    for part in ("transformer", "vae"):
+        (folder / part / "config.json").write_text("{}")
     (folder / "tokenizer" / "tokenizer.json").write_text("{}")
     listed = {"_class_name": "X", **parts, "safety_checker": [None, None]}
     (folder / "model_index.json").write_text(json.dumps(listed))
@@ -48,12 +51,27 @@ def test_a_whole_model_lacks_nothing_and_each_missing_file_is_named(tmp_path: Pa
     folder = model(tmp_path / "model")
     assert missing_files(folder) == []
     (folder / "transformer" / "model-1.safetensors").unlink()
-    (folder / "vae" / "vae.safetensors").unlink()
-    assert missing_files(folder) == ["transformer/model-1.safetensors", "vae/"]
+    (folder / "transformer" / "config.json").unlink()
+    shutil.rmtree(folder / "vae")
+    assert missing_files(folder) == ["transformer/config.json", "transformer/model-1.safetensors", "vae/"]
+    (folder / "transformer" / "config.json").write_text("{}")
+    (folder / "vae").mkdir()
     assert missing_files(folder, ("transformer",)) == ["transformer/model-1.safetensors"]
     (folder / "vae" / "config.json").write_text("{}")
     assert missing_files(folder, ("vae", "connectors")) == ["vae/*.safetensors"]
     assert missing_files(tmp_path) == ["model_index.json"]
+
+
+@pytest.mark.parametrize("lacks", ["plain", "variant"])
+def test_a_variant_beside_the_plain_weights_does_not_count(lacks: str, tmp_path: Path) -> None:
+    """Both have an index; loading reads the plain one, whose name sorts last."""
+    folder = model(tmp_path / "model")
+    part = folder / "transformer"
+    index = {"weight_map": {"layer": "model.fp16-1.safetensors"}}
+    (part / "model.fp16.safetensors.index.json").write_text(json.dumps(index))
+    (part / "model.fp16-1.safetensors").write_bytes(b"w")
+    (part / ("model-1.safetensors" if lacks == "plain" else "model.fp16-1.safetensors")).unlink()
+    assert missing_files(folder) == (["transformer/model-1.safetensors"] if lacks == "plain" else [])
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def test_how_image_models_fit() -> None:
 def test_a_download_without_its_tokenizer_is_partial(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "a.safetensors").touch()
+    (tmp_path / "vae" / "config.json").touch()
     (tmp_path / "model_index.json").write_text('{"vae": ["a", "b"], "tokenizer": ["a", "b"]}')
     monkeypatch.setattr("synclora.doctor.report.cached_folder", lambda repo: tmp_path)
     assert _presence("a/b", ("vae",)) == ("whole", ())

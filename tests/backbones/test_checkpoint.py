@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import ltx_tiny
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
@@ -117,6 +119,23 @@ def test_weights_missing_or_cut_short(folder: Path, file: str):
     refused(folder, rf"{path.parent.name}(/{path.name})?: cannot be loaded")
     path.unlink()
     refused(folder, rf"{path.parent.name}: (cannot be loaded|holds no .safetensors files)")
+
+
+def test_a_missing_file_is_told_in_our_words_alone(folder: Path):
+    """diffusers logs "An error occurred while trying to fetch ..." too; it stays quiet while we load, not after."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logging.getLogger("diffusers").addHandler(handler)
+    try:
+        (folder / "vae/diffusion_pytorch_model.safetensors").unlink()
+        refused(folder, "vae: cannot be loaded")
+        assert not records
+        with pytest.raises(OSError):
+            AutoencoderKLLTXVideo.from_pretrained(folder, subfolder="vae", local_files_only=True)
+        assert records
+    finally:
+        logging.getLogger("diffusers").removeHandler(handler)
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])

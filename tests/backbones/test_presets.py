@@ -52,12 +52,42 @@ def test_weights_that_are_not_here(name: str, empty_cache: Path):
 
 def test_weights_in_the_hubs_cache(models: Path, empty_cache: Path):
     """What `hf download` left there is used, without a network and under the preset's name."""
-    repo = empty_cache / f"models--{PUBLISHED['ltx-2.3'].repo.replace('/', '--')}"
-    shutil.copytree(models / "ltx-2", repo / "snapshots" / "abc")
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text("abc")
+    downloaded(models, empty_cache)
     backbone = load_backbone("ltx-2.3", dtype=torch.float32)
     assert backbone.name == "ltx-2.3" and backbone.fingerprint() == ltx2_tiny.backbone("2.3").fingerprint()
+
+
+def downloaded(models: Path, cache: Path) -> Path:
+    """LTX-2.3 as `hf download` leaves it in the hub's cache; the folder."""
+    repo = cache / f"models--{PUBLISHED['ltx-2.3'].repo.replace('/', '--')}"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("abc")
+    return shutil.copytree(models / "ltx-2", repo / "snapshots" / "abc")
+
+
+@pytest.mark.parametrize(
+    "missing", ["transformer/config.json", "transformer/*.safetensors", "text_encoder/*.safetensors", "connectors/"]
+)
+def test_weights_that_are_partly_here(missing: str, models: Path, empty_cache: Path):
+    """Which files lack, and as for a model that is wholly absent: size, licence and the command."""
+    folder, published = downloaded(models, empty_cache), PUBLISHED["ltx-2.3"]
+    for file in list(folder.glob(f"{missing}*" if missing.endswith("/") else missing)):
+        file.unlink()
+    with pytest.raises(SyncloraError) as error:
+        load_backbone("ltx-2.3")
+    said = str(error.value)
+    assert f"{folder} lacks {missing} (about {published.gigabytes} GB in all; {published.licence})" in said
+    assert published.command in said
+
+
+def test_a_file_spares_the_parts_that_it_holds(models: Path, empty_cache: Path, tmp_path: Path):
+    """One file with the transformer, the hub's cache with everything but its weights."""
+    folder = downloaded(models, empty_cache)
+    for file in folder.glob("transformer/*.safetensors"):
+        file.unlink()
+    save_file(published_transformer(ltx2_tiny.transformer("2.3")), tmp_path / "alone.safetensors")
+    loaded = load_backbone(tmp_path / "alone.safetensors", dtype=torch.float32)
+    assert loaded.fingerprint() == ltx2_tiny.backbone("2.3").fingerprint()
 
 
 @pytest.mark.parametrize(("family", "with_vae"), [("ltx-video", False), ("ltx-2", False), ("ltx-2", True)])

@@ -9,6 +9,7 @@ Only safetensors weights are read. Everything that is missing, damaged or not fi
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -21,12 +22,14 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
+from synclora.backbones.presence import is_variant
 from synclora.backbones.single_file import INDEX_NAME, SingleFile
 from synclora.errors import SyncloraError
 
 SETTINGS_NAME = "synclora.json"
+_DIFFUSERS_LOG = logging.getLogger("diffusers.models.modeling_utils")
 
 T = TypeVar("T")
 Module = TypeVar("Module", bound=nn.Module)
@@ -211,16 +214,23 @@ def load_part(where: str | Path, part: str, from_pretrained: Callable[..., T]) -
             f"{where}: has no {part} folder. A model in the diffusers layout is needed (model_index.json, transformer,"
             " vae, text_encoder, tokenizer); fetch it again whole."
         )
-    bars_wanted = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # one a folder, for milliseconds
+    bars_wanted = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # one a folder, for milliseconds
+    _DIFFUSERS_LOG.addFilter(_no_error)
     try:
         return from_pretrained(subfolder=part, local_files_only=local)
     except _LOAD_ERRORS as error:
         way_out = "Fetch the model again." if local else _unreachable(error)
         raise SyncloraError(f"{where}/{part}: cannot be loaded ({_first_line(error)}). {way_out}") from error
     finally:
+        _DIFFUSERS_LOG.removeFilter(_no_error)
         if bars_wanted:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
+
+
+def _no_error(record: logging.LogRecord) -> bool:
+    """Whether to log what diffusers says: its errors are raised too, and told in our words."""
+    return record.levelno < logging.ERROR
 
 
 def _require_complete(module: nn.Module, missing: Iterable[str], where: str) -> None:
@@ -242,7 +252,7 @@ def weight_files(where: str | Path, part: str) -> list[Path]:
     folder = Path(where)
     if not is_folder(where):
         folder = Path(load_part(where, part, partial(_fetch, where)))
-    files = sorted(path for path in (folder / part).glob("*.safetensors") if ".fp16." not in path.name)
+    files = sorted(path for path in (folder / part).glob("*.safetensors") if not is_variant(path))
     if not files:
         raise SyncloraError(f"{where}/{part}: holds no .safetensors files. Fetch the model again.")
     return files

@@ -30,7 +30,7 @@ DECODE_TIMESTEP = 0.05
 DECODE_NOISE_SCALE = 0.025
 
 # Autoencoders of fewer weights run in float32 whatever the rest does: in bfloat16 nano's loses 0.6 dB of its round trip
-# (tests/backbones/measure_vae.py) and saves a few tenths of a second. LTX-Video's has 420 million weights and more.
+# (tests/backbones/measure_vae.py) and saves a few tenths of a second. LTX-Video's has 1.25 billion weights.
 SMALL_VAE = 20_000_000
 
 # Videos of more pixels in all are encoded and decoded in tiles that overlap and are blended: 81 frames of 1024 x 768

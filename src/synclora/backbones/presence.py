@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-INDEX = "model_index.json"
+INDEX, CONFIG = "model_index.json", "config.json"
 WITHOUT_WEIGHTS = ("scheduler", "tokenizer", "processor", "feature_extractor", "image_processor")  # and tokenizer_2 ...
 
 
@@ -23,6 +23,16 @@ def cached_folder(repo: str) -> Path | None:
         return Path(snapshot_download(repo, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
+
+
+def first_of(missing: list[str], most: int = 4) -> str:
+    """The first few of what is missing, in words."""
+    return ", ".join(missing[:most]) + (" ..." if len(missing) > most else "")
+
+
+def is_variant(file: Path) -> bool:
+    """Whether a file of weights, or their index, is of a variant (`x.fp16.safetensors`), which is never loaded here."""
+    return "." in file.name.partition(".safetensors")[0]
 
 
 def missing_files(folder: Path, parts: Iterable[str] | None = None) -> list[str]:
@@ -46,11 +56,13 @@ def _missing(part: Path, name: str) -> list[str]:
         return [f"{name}/"]
     if name.startswith(WITHOUT_WEIGHTS):
         return []
-    indices = sorted(part.glob("*.safetensors.index.json"))
-    if not indices:
-        return [] if any(file.is_file() for file in part.glob("*.safetensors")) else [f"{name}/*.safetensors"]
+    missing = [] if (part / CONFIG).is_file() else [f"{name}/{CONFIG}"]
+    index = next((file for file in part.glob("*.safetensors.index.json") if not is_variant(file)), None)
+    if index is None:
+        weights = any(file.is_file() and not is_variant(file) for file in part.glob("*.safetensors"))
+        return missing if weights else [*missing, f"{name}/*.safetensors"]
     try:
-        shards = sorted(set(json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError):
-        return [f"{name}/{indices[0].name}"]
-    return [f"{name}/{shard}" for shard in shards if not (part / shard).is_file()]
+        return [*missing, f"{name}/{index.name}"]
+    return missing + [f"{name}/{shard}" for shard in shards if not (part / shard).is_file()]

@@ -11,12 +11,14 @@ Nothing of tens of gigabytes is ever fetched unasked for a preset: its error hol
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from synclora.backbones.base import Backbone
+from synclora.backbones.presence import cached_folder, first_of, missing_files
 from synclora.backbones.single_file import INDEX_NAME, SingleFile, open_single_file
 from synclora.errors import SyncloraError
 
@@ -45,10 +47,11 @@ class Published:
     @property
     def command(self) -> str:
         """What downloads the parts that are used, and no sound."""
-        return " ".join([f"hf download {self.repo}", *(f'--include "{pattern}"' for pattern in _PARTS)])
+        patterns = ("*.json", *(f"{part}/*" for part in PARTS))
+        return " ".join([f"hf download {self.repo}", *(f'--include "{pattern}"' for pattern in patterns)])
 
 
-_PARTS = ("*.json", "transformer/*", "vae/*", "text_encoder/*", "tokenizer/*", "connectors/*")
+PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "connectors")
 _OPEN_WEIGHTS = "LTX-Video Open Weights License (commercial use below 10 million US dollars of yearly revenue)"
 _COMMUNITY = "LTX-2 Community License (free below 10 million US dollars of yearly revenue)"
 PUBLISHED = {
@@ -108,7 +111,7 @@ def locate(name_or_path: str | Path) -> str | Path:
     if (single_file := _single_file(name_or_path)) is not None:
         return _beside(single_file)
     if name in PUBLISHED:
-        return _cached(name, PUBLISHED[name])
+        return _cached(name)
     where = PRESETS.get(name, name_or_path)
     if where in PRESETS.values() and not (Path(where) / INDEX_NAME).is_file():
         raise SyncloraError(
@@ -118,21 +121,19 @@ def locate(name_or_path: str | Path) -> str | Path:
     return where
 
 
-def _cached(name: str, published: Published) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(published.repo, local_files_only=True))
-        if not (folder / INDEX_NAME).is_file():
-            raise LocalEntryNotFoundError(f"{folder} has no {INDEX_NAME}")
-    except LocalEntryNotFoundError as error:
-        login = " after `hf auth login` (the licence is accepted on the model's page)" if published.gated else ""
-        raise SyncloraError(
-            f"{name}: its weights are not here (about {published.gigabytes} GB; {published.licence}). Download them"
-            f"{login} with\n  {published.command}\nor give a folder that holds them with --backbone."
-        ) from error
-    return folder
+def _cached(name: str, parts: Iterable[str] = PARTS) -> Path:
+    """The folder of a published model in the hub's cache, these parts of it whole."""
+    published = PUBLISHED[name]
+    folder = cached_folder(published.repo)
+    missing = [INDEX_NAME] if folder is None else missing_files(folder, parts)
+    if folder is not None and not missing:
+        return folder
+    what = "its weights are not here" if missing == [INDEX_NAME] else f"{folder} lacks {first_of(missing)}"
+    login = " after `hf auth login` (the licence is accepted on the model's page)" if published.gated else ""
+    raise SyncloraError(
+        f"{name}: {what} (about {published.gigabytes} GB in all; {published.licence}). Download all of it{login} with\n"
+        f"  {published.command}\nor give a folder that holds it with --backbone."
+    )
 
 
 def _single_file(name_or_path: str | Path) -> SingleFile | None:
@@ -151,7 +152,7 @@ def _beside(single_file: SingleFile) -> str | Path:
         return folder
     name = single_file.published
     try:
-        return locate(name)
+        return _cached(name, [part for part in PARTS if not single_file.holds(part)])
     except SyncloraError as error:
         raise SyncloraError(
             f"{single_file.path}: holds no text encoder, and there is no {INDEX_NAME} beside it. Put it into"

@@ -113,7 +113,7 @@ def diagnose() -> Diagnosis:
 
 
 def _video_presets(card: Card | None, host: int) -> list[Preset]:
-    from synclora.backbones.presets import PUBLISHED, default_dtype
+    from synclora.backbones.presets import PARTS, PUBLISHED, default_dtype
 
     each = default_dtype("cpu").itemsize
     presets = []
@@ -125,7 +125,7 @@ def _video_presets(card: Card | None, host: int) -> list[Preset]:
             presets.append(Preset(name, "video", presence, 0, "", (), FITS[fits.fit], fits))
             continue
         published = PUBLISHED[name]
-        presence, missing = _presence(published.repo, (*sizes.billions, "tokenizer"))
+        presence, missing = _presence(published.repo, PARTS)
         size, command = published.gigabytes, published.command
         presets.append(Preset(name, "video", presence, size, command, missing, FITS[fits.fit], fits))
     return presets

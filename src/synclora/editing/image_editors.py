@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synclora.backbones.presence import INDEX, cached_folder, missing_files
+from synclora.backbones.presence import INDEX, cached_folder, first_of, missing_files
 from synclora.backbones.presets import default_dtype
 from synclora.editing.guards import resolve_device
 from synclora.editing.pictures import to_image
@@ -111,10 +111,7 @@ def find_editor(name: str | Path = DEFAULT_EDITOR) -> FoundEditor:
             raise _not_here(str(name), preset)
         folder = cached
     if missing := missing_files(folder):
-        raise SyncloraError(
-            f"{folder}: incomplete; missing are {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}."
-            f" {_fetch_again(str(name), preset)}"
-        )
+        raise SyncloraError(f"{folder}: incomplete; missing are {first_of(missing)}. {_fetch_again(str(name), preset)}")
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     pipeline = str(index.get("_class_name"))
     call = edit_call(pipeline, index)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synclora.backbones.presence import INDEX, missing_files
+from synclora.backbones.presence import INDEX, first_of, missing_files
 from synclora.editing.pipelines import require
 from synclora.errors import SyncloraError
 from synclora.pairs.splitscreen.calls import SIBLINGS, Call, Role, call_of, settings_of
@@ -64,8 +64,9 @@ def find(role: Role, settings: StageConfig) -> Model:
             f" {role}.pipeline, or use another model."
         )
     if missing := missing_files(folder):
-        names = ", ".join(missing[:4]) + (" ..." if len(missing) > 4 else "")
-        raise SyncloraError(f"{role}.model: {folder}: incomplete; missing are {names}. {_fetch_again(settings)}")
+        raise SyncloraError(
+            f"{role}.model: {folder}: incomplete; missing are {first_of(missing)}. {_fetch_again(settings)}"
+        )
     call = call_of(role, pipeline, index, settings.model)
     require(call.packages, pipeline.__name__)
     if settings.batch > 1 and not call.batches:
