@@ -295,6 +295,16 @@ def test_fit_counts_encoding_too(tmp_path: Path) -> None:
     assert not found.fits(Card("small", 24, 1)) and found.fits(Card("large", 48, 1))
 
 
+def test_a_full_cache_spares_the_encoding(tmp_path: Path) -> None:
+    """The same card does where nothing is left to encode, and the plan says so; one of 12 GB does not do even then."""
+    small, smaller = Card("small", 24, 1), Card("smaller", 12, 1)
+    found = plan(configured(tmp_path, backbone="ltx-2.3", offload=True, optimizer="adamw8bit"))
+    assert found.fits(small, cached=True) and not found.fits(smaller, cached=True)
+    told = replace(found, cards=(small, smaller)).lines()
+    assert any("small, 24 GB" in line and " fits cached " in line for line in told)
+    assert any("smaller, 12 GB" in line and " does not fit " in line for line in told)
+
+
 # ---------------------------------------------------------------- data
 
 
@@ -336,8 +346,8 @@ def test_sound_data_have_no_problems(tiny_backbone: Path, sound_store: Path, tmp
     )  # fmt: skip
     found = plan(config)
     assert found.problems == [] and (found.data.pairs, found.data.held_out) == (3, 1)
-    # 8 clips of 3 x 4 x 4 latents of 16 channels, and one prompt of up to 32 tokens of 16 numbers
-    assert found.cache == 2 * (8 * 48 * 16 + 32 * 16)
+    # 8 clips of 3 x 4 x 4 latents of 16 channels, and one prompt and two empty ones of up to 32 tokens of 16 numbers
+    assert found.cache == 2 * (8 * 48 * 16 + 3 * 32 * 16)
     assert not (tmp_path / "run").exists()
 
 

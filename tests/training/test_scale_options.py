@@ -177,9 +177,26 @@ def test_encoders_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, co
     monkeypatch.setattr(backbone, "embed", embed)
     run = trainer._Run(parse_config(tiny_run.values(tmp_path)), World(), meta, backbone, console)
     run._encode()
-    assert [call for call, _ in seen] == ["encode"] * 3 + ["embed"] * 3
+    assert [call for call, _ in seen] == ["encode"] * 3 + ["embed"] * 2
     assert all(found == {"vae" if call == "encode" else "text_encoder"} for call, found in seen)
     assert weights == {id(p) for part in parts.values() for p in part.parameters()}
+
+
+def test_a_full_cache_needs_no_text_encoder_on_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Any
+) -> None:
+    """The second run reads the empty prompt where the first has put it: nothing is embedded, nothing brought there."""
+    monkeypatch.setattr(trainer, "open_clips", tiny_run.noise_clips)
+    backbone, config = tiny_run.tiny_backbone(), parse_config(tiny_run.values(tmp_path))
+    prompt = backbone.embed([""])
+    first = trainer._Run(config, World(), torch.device("cpu"), backbone, console)._encode()
+    torch.testing.assert_close(first, prompt.hidden[0][prompt.mask[0]].bfloat16().float(), rtol=0.02, atol=0.02)
+    backbone, placed = tiny_run.tiny_backbone(), []
+    backbone.embed = None  # type: ignore[assignment]
+    on_device = trainer.on_device
+    monkeypatch.setattr(trainer, "on_device", lambda *given: placed.append(given[1]) or on_device(*given))
+    assert torch.equal(trainer._Run(config, World(), torch.device("cpu"), backbone, console)._encode(), first)
+    assert placement.TEXT not in placed
 
 
 def test_moving_average() -> None:
@@ -339,7 +356,7 @@ def test_the_one_prompt_of_a_data_set_is_the_adapters(tmp_path: Path) -> None:
 
 
 def test_equal_captions_are_stored_once(tmp_path: Path) -> None:
-    """Six clips of three captions: the file holds three, and each clip reads its own."""
+    """Six clips of three captions: the file holds three and the empty one; each clip reads its own."""
 
     class Three(tiny_run.NoiseClips):
         def load(self, shard: int) -> tuple[torch.Tensor, list[str]]:
@@ -354,6 +371,6 @@ def test_equal_captions_are_stored_once(tmp_path: Path) -> None:
     with safe_open(str(tmp_path / "train-text-00000.safetensors"), framework="pt") as file:
         tokens = file.get_slice("text").get_shape()[0]
     lengths = [len(text) for text in cache.text(list(range(6)))]
-    assert tokens == sum(lengths[:3]) and lengths[:3] == lengths[3:]
+    assert tokens == sum(lengths[:3]) + len(cache.empty()) and lengths[:3] == lengths[3:]
     a, b = cache.text([1, 4])
     assert torch.equal(a, b) and not torch.equal(a, cache.text([2])[0])

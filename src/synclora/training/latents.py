@@ -2,12 +2,13 @@
 
     CACHE/train.json                  what the latents were made from, and each shard's sha256
     CACHE/train-00000.safetensors     latents bf16 [n, C, f, h, w]; the clips' captions in the header
-    CACHE/train-text.safetensors      which caption each clip has [clips], and the tokens of each caption [captions]
+    CACHE/train-text.safetensors      which caption each clip has, the empty prompt last [clips + 1]; the tokens of each
     CACHE/train-text-00000.safetensors    embedded captions, 64 a file: text bf16 [all their tokens, D]
 
 A shard is written atomically and listed after it is whole, so encoding resumes shard by shard. When the VAE, the data
 or the size of the clips change, the latents are stale and made again, with a notice; a damaged shard likewise. Captions
-are embedded anew, without touching a clip, when the text encoder, its connectors or the prompts' length change.
+are embedded anew, without touching a clip, when the text encoder, its connectors or the prompts' length change; where
+nothing did, the text encoder is asked for its fingerprint alone.
 
 Several processes share the work: of n, each encodes every n-th shard, and the first keeps the list. Of several runs
 that share a cache one fills it at a time.
@@ -20,7 +21,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from synclora.atomic import write_json
+from synclora.atomic import sha256, write_json
 from synclora.backbones.base import Backbone, Text
 from synclora.clip import to_model
 from synclora.diffusion.lora import fingerprint
@@ -107,10 +108,18 @@ class LatentCache:
                     write_json(self._list_path, {"made_from": self.made_from, "shards": listed})
                 yield made
 
-    def embed(self) -> None:
-        """Embed the captions, where that is not done; the cache must be filled."""
+    def embed(self, placed: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """Embed the captions and the empty prompt, where that is not done; the cache must be filled.
+
+        Args:
+            placed: held while the text encoder runs; not entered where all is embedded already.
+        """
         with self._alone():
-            self._text = self._embedded_captions()
+            self._text = self._embedded_captions(placed)
+
+    def empty(self) -> Tensor:
+        """The embedded empty prompt, float32 [T, D]."""
+        return self.text([-1])[0]
 
     def latents(self, clips: list[int]) -> Tensor:
         """Normalised latents, float32 [n, C, f, h, w] (stored as bf16)."""
@@ -158,7 +167,7 @@ class LatentCache:
             self._notice(f"{path}: {'missing' if found is None else 'damaged'}; it is encoded again.")
         latents, captions = self._encode(shard)
         write_tensors(path, {"latents": latents}, {"captions": json.dumps(captions)})
-        return path.name, _sha256(path) or "", True
+        return path.name, sha256(path), True
 
     def _encode(self, shard: int) -> tuple[Tensor, list[str]]:
         frames_nFHW3, captions = self.clips.load(shard)
@@ -173,9 +182,9 @@ class LatentCache:
             self._check(latent, f"clip {clip} of the {self.clips.name} data ({caption!r})")
         return joined.to(torch.bfloat16), captions
 
-    def _embedded_captions(self) -> _Captions:
+    def _embedded_captions(self, placed: Callable[[], AbstractContextManager[None]]) -> _Captions:
         """The captions, each once, as embedded on disk; embedded first where they are not there whole."""
-        captions = self.captions([clip for part in self.clips.shards for clip in part])
+        captions = [*self.captions([clip for part in self.clips.shards for clip in part]), ""]
         distinct = list(dict.fromkeys(captions))
         made_from = {
             "format": str(FORMAT),
@@ -188,14 +197,14 @@ class LatentCache:
         if stored is not None:
             return stored
         self._open_texts.clear()
-        parts = self.world.gather(
-            [(index, self._embed(index, distinct)) for index in self.world.mine([*range(len(files))])]
-        )
+        with placed():
+            mine = [(index, self._embed(index, distinct)) for index in self.world.mine([*range(len(files))])]
+        parts = self.world.gather(mine)
         lengths = [length for _, part in sorted(pair for share in parts for pair in share) for length in part]
         number = {caption: index for index, caption in enumerate(distinct)}
         made = _Captions(torch.tensor([number[caption] for caption in captions]), torch.tensor(lengths))
         if self.world.main:
-            made_from["files"] = json.dumps([_sha256(file) for file in files])
+            made_from["files"] = json.dumps([sha256(file) for file in files])
             write_tensors(self._text_list_path, {"caption": made.caption, "lengths": made.lengths}, made_from)
         return made
 
@@ -294,7 +303,7 @@ class _Captions:
         self._ends = [part.cumsum(0) for part in lengths.split(CAPTIONS_A_FILE)]
 
     def place(self, clip: int) -> tuple[int, slice]:
-        """The file of a clip's caption and its rows there."""
+        """The file of a clip's caption and its rows there; of the empty prompt for -1."""
         index, at = divmod(int(self.caption[clip]), CAPTIONS_A_FILE)
         ends = self._ends[index]
         return index, slice(int(ends[at - 1]) if at else 0, int(ends[at]))
@@ -349,11 +358,4 @@ def _open(path: Path) -> Any:
 
 def _sha256(path: Path) -> str | None:
     """Hex digest of a file; None where it is missing."""
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except FileNotFoundError:
-        return None
-    return digest.hexdigest()
+    return sha256(path) if path.is_file() else None

@@ -88,9 +88,10 @@ class Plan:
         """Of one pass of one process; a step has `accumulation` of them."""
         return flops(self.network, self.step)
 
-    def fits(self, card: Card) -> bool:
-        """Whether training and the encoding before it fit on a card."""
-        return max(self.total, self.encoding + ALLOWANCE) <= USABLE * card.memory * GIB
+    def fits(self, card: Card, cached: bool = False) -> bool:
+        """Whether training and the encoding before it fit on a card; with a full cache the former alone."""
+        encoding = 0 if cached else self.encoding + ALLOWANCE
+        return max(self.total, encoding) <= USABLE * card.memory * GIB
 
     def seconds(self, card: Card) -> float:
         """Estimated time of a step: arithmetic at `UTILISATION` of the rate, or the offloaded base's way if longer."""
@@ -128,7 +129,10 @@ class Plan:
         width = max(map(len, items))
         lines = ["memory while training, computed"]
         lines += [f"  {name:<{width}}  {count / GIB:6.1f} GiB" for name, count in items.items()]
-        lines.append(f"memory while encoding, before: {self.encoding / GIB:.1f} GiB of weights at most, on the GPU")
+        lines.append(
+            f"memory while encoding, before: {self.encoding / GIB:.1f} GiB of weights at most, on the GPU; the VAE"
+            " alone where the cache (data.cache) is full"
+        )
         if self.host:
             lines.append(f"CPU memory for the offloaded base: {self.host / GIB:.1f} GiB a process, pinned")
         if self.config.sharding == "full" and self.processes == 1:
@@ -148,7 +152,7 @@ class Plan:
             " validation and samples:",
         ]
         for card in self.cards:
-            fits = "fits" if self.fits(card) else "does not fit"
+            fits = "fits" if self.fits(card) else "fits cached" if self.fits(card, cached=True) else "does not fit"
             seconds = self.seconds(card)
             lines.append(
                 f"  {card.name + f', {card.memory:.0f} GB':<18} {card.rate:5.0f} TFLOP/s  {fits:<12}"
@@ -286,9 +290,9 @@ def _encoding(config: TrainConfig, model: Model, network: Network) -> int:
 
 
 def _cache_bytes(model: Model, network: Network, step: Step, found: Findings) -> int:
-    """bf16 latents of every clip and every caption once, as long as it may be (LTX-2 pads all of them so far)."""
+    """bf16 latents of every clip, every caption once and the empty prompt of both sets; prompts at their longest."""
     latents = found.clips * step.target * model.geometry.channels
-    return 2 * (latents + found.captions * step.text * network.text_width)
+    return 2 * (latents + (found.captions + 2) * step.text * network.text_width)
 
 
 def _settings(config: TrainConfig, network: Network) -> list[str]:

@@ -179,11 +179,9 @@ class _Run:
                 steps, shards = cache.steps(self._say), len(cache.clips.shards)
                 for _ in track(steps, f"encoding {cache.clips.name} clips", shards, console=self.console):
                     pass
-        with on_device(self.backbone, TEXT, self.device), torch.no_grad():
-            for cache in caches:
-                cache.embed()
-            empty = self.backbone.embed([""])
-        return empty.hidden[0][empty.mask[0]].to(torch.bfloat16).float().cpu()
+        for cache in caches:
+            cache.embed(lambda: on_device(self.backbone, TEXT, self.device))
+        return self.pairs.empty()
 
     def _loop(self, log: RunLog) -> None:
         config, state = self.config, self.state
