@@ -1,4 +1,4 @@
-"""Step 7 of nano: put the trained backbone and its Sync-LoRA where the package loads them from.
+"""Step 8 of nano: put the trained backbone and its Sync-LoRA where the package loads them from.
 
     python recipes/nano/ship.py --base runs/nano/base/model --lora runs/nano/sync_lora/adapter.safetensors
 

@@ -1,4 +1,4 @@
-"""Step 6 of nano on a CPU, step 1 on a GPU: the video autoencoder.
+"""Step 7 of nano on a CPU, step 1 on a GPU: the video autoencoder.
 
     CPU:  python recipes/nano/vae.py --output runs/nano/vae --pool runs/nano/pool --from runs/nano/vae_start \
               --decoder-only --noise 0.1 --steps 1400 --batch 4 --frames 17 --lr 3e-4 --compile
