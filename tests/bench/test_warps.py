@@ -48,7 +48,7 @@ def test_flow_difference_moves_what_was_added_and_keeps_the_rest() -> None:
     wide = texture(1, 160)
     source = np.stack([wide[20:116, 30 - 2 * t : 126 - 2 * t] for t in range(7)])
     disc = np.zeros((96, 96, 1), np.uint8)
-    cv2.circle(disc, (40, 48), 12, 1, -1)
+    cv2.circle(disc, (40, 48), 12, (1,), -1)
     edited = np.where(disc, source[0] // 2, source[0])
     made = warps.flow_difference(source, edited)
     assert np.array_equal(made[0], edited)
