@@ -78,7 +78,7 @@ def test_nano_lora():
     assert found.layers["attn1.to_q"] == 6 and len(found.layers) == 10
     assert found.alphas == {"folded": 60} and found.dtypes == {"bfloat16": 120}
     assert found.rules is not None and found.rules.attention == "self" and found.warnings == []
-    assert "sampling     2 steps, without guidance" in found.lines()
+    assert "sampling     1 step, without guidance" in found.lines()
     assert found.base_fingerprint == found.header["base_fingerprint"] and found.bytes == nano_lora_path().stat().st_size
 
 
