@@ -45,7 +45,7 @@ def test_keyframes_lie_within_the_clip() -> None:
 
 
 def test_a_keyframe_reaches_its_window() -> None:
-    """Frame 20 of 60, windows at 0, 14, 28, 42: clean tokens at (20 - 14) / 25 s in the second, and in no other one.
+    """Frame 20 of 60, windows at 0, 12, 24, 36, 48: clean tokens at (20 - 12) / 25 s in the second, in no other one.
 
     The third window starts after it and is shown it in place of the first frame, beside the source's frame 20.
     """
@@ -59,7 +59,7 @@ def test_a_keyframe_reaches_its_window() -> None:
         rest = ~sequence.target[0] & ~sequence.reference[0]
         shown = (sequence.tokens[0] - value).abs().amax(1) < 1e-4
         times = sequence.positions[0, 0, shown & rest].tolist()
-        expected = {0: [], 1: [6 / 25] * 4}.get(number, [-2 / 25] * 4)
+        expected = {0: [], 1: [8 / 25] * 4}.get(number, [-2 / 25] * 4)
         assert times == pytest.approx(expected), number
         assert sequence.clean[0, rest].all()
     third = echo.sequences[2]

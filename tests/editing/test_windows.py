@@ -52,10 +52,10 @@ def test_number_of_windows_is_linear() -> None:
 
 @pytest.mark.parametrize(
     ("frames", "temporal", "overlap"),
-    [(33, 2, 5), (33, 4, 5), (81, 8, 17), (17, 8, 9), (9, 8, 1), (3, 2, 1), (1, 8, 0)],
+    [(33, 2, 9), (33, 4, 9), (81, 8, 25), (17, 8, 9), (9, 8, 1), (3, 2, 1), (1, 8, 0)],
 )
 def test_overlap_is_whole_latent_frames(frames: int, temporal: int, overlap: int) -> None:
-    """An eighth of the window, up to whole latent frames; windows then start on a multiple of the latents' frames."""
+    """A quarter of the window, up to whole latent frames; windows then start on a multiple of the latents' frames."""
     geometry = replace(NANO, frames=frames, temporal=temporal)
     assert overlap_of(geometry) == overlap < frames
     assert (frames - overlap) % temporal == 0 or frames == 1
@@ -152,18 +152,18 @@ def test_a_long_edit_is_the_source_plus_the_edit(frames: int) -> None:
     edited = made.edit(clip, (clip.frames[0].int() + 50).to(torch.uint8), steps=2)
     assert (edited.num_frames, edited.fps, edited.origin) == (frames, clip.fps, clip.origin)
     assert (edited.frames.int() - clip.frames.int() - 50).abs().max() <= 1
-    assert len(echo.sequences) == len(starts(frames, 17, 3))
+    assert len(echo.sequences) == len(starts(frames, 17, 5))
 
 
 def test_a_window_continues_and_is_shown_the_edit_again() -> None:
-    """Window 1: its first 2 latent frames are clean; the edited frame and its source frame 2 frames before it."""
+    """Window 1: its first 3 latent frames are clean; the edited frame and its source frame 2 frames before it."""
     made, echo = editor()
     clip = grey_clip(25)
     made.edit(clip, (clip.frames[0].int() + 50).to(torch.uint8), steps=1)
     first, second = echo.sequences
     n = second.num_target
-    assert n == 24 and first.clean[0, :36].tolist() == [True] * 4 + [False] * 32
-    assert second.clean[0, :n].tolist() == [True] * 8 + [False] * 16
+    assert n == 28 and first.clean[0, :36].tolist() == [True] * 4 + [False] * 32
+    assert second.clean[0, :n].tolist() == [True] * 12 + [False] * 16
     anchor = slice(n, n + 4)
     assert torch.equal(second.tokens[0, anchor], first.tokens[0, :4])  # the edited first frame
     assert second.positions[0, 0, anchor].tolist() == pytest.approx([-T / 25] * 4)

@@ -2,8 +2,8 @@
 
     clip      |0 ........................................ 79|
     window 0  |0 ......... 32|
-    window 1               |28 ....... 60|                     28 to 32: made by window 0, known to window 1
-    window 2                            |56 ........... 79|
+    window 1            |24 ......... 56|                     24 to 32: made by window 0, known to window 1
+    window 2                      |48 ................ 79|
 
 A window is shown what it continues, and the edited image it must stay true to (`synclora.editing.sampler`); the frames
 that two windows share are faded from one to the other. One window is in memory at a time, and each window but the last
@@ -21,7 +21,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from synclora.backbones.base import Geometry
 
-OVERLAP = 8  # the windows share about one part in so many of their length
+OVERLAP = 4  # the windows share about one part in so many of their length; what 8 costs is in docs/editing.md
 
 
 def overlap_of(geometry: Geometry) -> int:
