@@ -18,7 +18,16 @@ from synclora.diffusion.flow import shift_mu, sigma_schedule
 from synclora.diffusion.lora import add_lora
 from synclora.diffusion.sequence import Anchor, Continuation, FirstFrame, Reference, build, patchify
 from synclora.training.latents import LatentCache, pad_texts
-from synclora.training.objective import Batch, Draws, Later, load_batch, precision_context, step_loss, velocity_loss
+from synclora.training.objective import (
+    Batch,
+    Draws,
+    Later,
+    load_batch,
+    pixel_weights,
+    precision_context,
+    step_loss,
+    velocity_loss,
+)
 
 
 def make_batch(count: int = 4, seed: int = 0) -> Batch:
@@ -94,6 +103,31 @@ def test_tokens_that_the_edit_changes_count_more() -> None:
     weight = expected.flatten(1)[:, 8:]
     torch.testing.assert_close(step_loss(fake, batch, draws, "self", 5.0), (error * weight).sum() / weight.sum())
     torch.testing.assert_close(step_loss(fake, batch, draws, "self"), error.mean())
+
+
+def test_channels_that_show_more_count_more() -> None:
+    """Of four latent channels the first shows three times as strongly as the next two, in all of three pictures, the
+    second too, the third in two, the last not at all: they count 27, 3, 2 and 0 over their mean, and a step's loss is
+    the mean of the errors so weighted."""
+    gains = torch.tensor([3.0, 1.0, 1.0, 0.0])
+    made: list[torch.Tensor] = []
+
+    def velocity(sequence: Any, sigma: Any, text: Any, *, attention: str) -> torch.Tensor:
+        made.append(sequence.tokens[:, : sequence.num_target] / 2)
+        return made[-1]
+
+    geometry = SimpleNamespace(fps=25.0, spatial=32, temporal=8, channels=4)
+    parts = {"geometry": geometry, "device": torch.device("cpu"), "velocity": velocity}
+    fake = cast(Backbone, SimpleNamespace(decode=lambda z: (gains.view(-1, 1, 1, 1) * z).cumsum(1)[:, -3:], **parts))
+    found = pixel_weights(fake)
+    torch.testing.assert_close(found, 4 * torch.tensor([27.0, 3.0, 2.0, 0.0]) / 32)
+
+    batch = make_batch(2)
+    batch = Batch(batch.source[:, :4], batch.target[:, :4], batch.text)
+    draws = Draws.of_step(0, 0, 2, 8, 4, 0.0)
+    loss = step_loss(fake, batch, draws, "self", 1.0, found)
+    error = (made[0] - (draws.noise - patchify(batch.target))).square()[:, 4:]
+    torch.testing.assert_close(loss, (error * found).mean())
 
 
 def test_later_windows_are_drawn_as_often_as_asked() -> None:

@@ -73,14 +73,19 @@ def velocity_target(sequence: Sequence, noise_BTC: Tensor) -> Tensor:
     return noise_BTC - sequence.tokens[:, : sequence.num_target]
 
 
-def masked_mse(prediction_BNC: Tensor, target_BTC: Tensor, mask_BN: Tensor) -> Tensor:
+def masked_mse(
+    prediction_BNC: Tensor, target_BTC: Tensor, mask_BN: Tensor, channel_weights_C: Tensor | None = None
+) -> Tensor:
     """Mean squared error over masked target tokens, as mean(error * mask) / mean(mask).
 
-    Predictions and masks may run on beyond the T target tokens (keyframes, reference); those are left out.
+    Predictions and masks may run on beyond the T target tokens (keyframes, reference); those are left out. Weights of
+    the channels, where there are any, have mean 1.
     """
     n = target_BTC.shape[1]
     mask_BT1 = mask_BN[:, :n, None].float()
     error_BTC = (prediction_BNC[:, :n].float() - target_BTC.float()).square()
+    if channel_weights_C is not None:
+        error_BTC = error_BTC * channel_weights_C
     return (error_BTC * mask_BT1).mean() / mask_BT1.mean()
 
 

@@ -177,6 +177,9 @@ class TrainConfig(_Model):
         ge=1,
         description="what a token in which target and source differ counts at most; one in which they agree counts 1",
     )
+    pixel_weighted: bool = Field(
+        default=False, description="let errors in each latent channel count as much as they show in pixels"
+    )
     seed: int = Field(default=0, ge=0, description="seed of initial weights, data order, noise levels and noise")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where to train; auto: cuda if there is one"

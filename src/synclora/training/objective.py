@@ -37,6 +37,8 @@ from synclora.training.state import step_generator
 
 LEAST_FRAMES = 4  # latent frames of a clip from which later windows can be cut
 MOST_KNOWN = 3  # latent frames of a later window that are made already
+PROBE = (3, 8, 8)  # latent frames, rows and columns on which the decoder is tried out
+PROBE_SIZE = 0.2  # deviation of what is tried; latents have a deviation of about 1
 FAULT = 0.2  # greatest deviation of the faults in them; latents have a deviation of about 1
 
 
@@ -160,23 +162,49 @@ def load_batch(cache: LatentCache, pairs: list[int], empty: Tensor, no_prompt: T
     return Batch(cache.latents(list(sources)), cache.latents(list(targets)), pad_texts(texts))
 
 
+def pixel_weights(backbone: Backbone) -> Tensor:
+    """How much an error in each latent channel shows in pixels, [C] with mean 1, on the backbone's device.
+
+    The squared change of the decoded picture over that of the latent, for small noise in one channel at a time around
+    the mean latent, where the decoder is linear enough.
+    """
+    channels = backbone.geometry.channels
+    rest = torch.zeros(1, channels, *PROBE, device=backbone.device)
+    noise = PROBE_SIZE * torch.randn(PROBE, generator=torch.Generator().manual_seed(0)).to(backbone.device)
+    picture = backbone.decode(rest)
+    shown = []
+    for channel in range(channels):
+        nudged = rest.clone()
+        nudged[:, channel] += noise
+        shown.append((backbone.decode(nudged) - picture).square().mean())
+    shares = torch.stack(shown)
+    return shares / shares.mean()
+
+
 def step_loss(
-    backbone: Backbone, batch: Batch, draws: Draws, attention: Attention, changed_weight: float = 1.0
+    backbone: Backbone,
+    batch: Batch,
+    draws: Draws,
+    attention: Attention,
+    changed_weight: float = 1.0,
+    channel_weights: Tensor | None = None,
 ) -> Tensor:
     """`velocity_loss` of what a training step has drawn: the clip's first window, or a later one.
 
-    `changed_weight` as in `Batch.token_weights`; the loss is the weighted mean.
+    `changed_weight` as in `Batch.token_weights`, `channel_weights` as `pixel_weights` returns them; the loss
+    is the weighted mean.
     """
     weights = batch.token_weights(changed_weight, draws.later)
+    given = (attention, weights, channel_weights)
     if draws.later is None:
-        return _loss(backbone, batch.sequence(backbone), batch.text, draws.sigma, draws.noise, attention, weights)
+        return _loss(backbone, batch.sequence(backbone), batch.text, draws.sigma, draws.noise, *given)
     rows, columns = batch.target.shape[-2:]
     grid = (draws.later.known, rows, columns)
     unused = draws.noise[:, : math.prod(grid)]  # of tokens before the window
     faults = unpatchify(unused * draws.fault.view(-1, 1, 1), grid)
     clean = batch.sequence(backbone, draws.later, faults)
     noise = draws.noise[:, -clean.num_target :]
-    return _loss(backbone, clean, batch.text, draws.sigma, noise, attention, weights)
+    return _loss(backbone, clean, batch.text, draws.sigma, noise, *given)
 
 
 def velocity_loss(backbone: Backbone, batch: Batch, sigma: Tensor, noise: Tensor, attention: Attention) -> Tensor:
@@ -192,11 +220,13 @@ def _loss(
     noise: Tensor,
     attention: Attention,
     weights: Tensor | None = None,
+    channels: Tensor | None = None,
 ) -> Tensor:
     noisy = add_noise(clean, noise, sigma)
     predicted = backbone.velocity(noisy, sigma, text, attention=attention)
     counted = clean.noisy[:, : clean.num_target]
-    return masked_mse(predicted, velocity_target(clean, noise), counted if weights is None else counted * weights)
+    counted = counted if weights is None else counted * weights
+    return masked_mse(predicted, velocity_target(clean, noise), counted, channels)
 
 
 def precision_context(device: torch.device, precision: str) -> AbstractContextManager[object]:

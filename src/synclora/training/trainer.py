@@ -42,7 +42,7 @@ from synclora.training.folder import ADAPTER, PAIRS_A_STEP, how_to_go_on, newest
 from synclora.training.folder import only_run as _only_run
 from synclora.training.latents import LatentCache, module_fingerprint, text_fingerprint
 from synclora.training.log import NoLog, RunLog
-from synclora.training.objective import Draws, load_batch, precision_context, step_loss
+from synclora.training.objective import Draws, load_batch, pixel_weights, precision_context, step_loss
 from synclora.training.placement import TEXT, VAE, on_device, place_base, place_small
 from synclora.training.precision import make_optimizer, step_context
 from synclora.training.state import (
@@ -175,6 +175,7 @@ class _Run:
         """Fill the caches, with a bar; returns the embedded empty prompt [T, D]."""
         caches = (self.held_out, self.pairs)
         with on_device(self.backbone, VAE, self.device):
+            self.channel_weights = pixel_weights(self.backbone) if self.config.pixel_weighted else None
             for cache in caches:
                 steps, shards = cache.steps(self._say), len(cache.clips.shards)
                 for _ in track(steps, f"encoding {cache.clips.name} clips", shards, console=self.console):
@@ -228,8 +229,8 @@ class _Run:
             draw = draws[part]
             batch = load_batch(self.pairs, pairs[part], self.empty, draw.no_prompt).to(self.device)
             with self._precision():
-                loss = step_loss(backbone, batch, draw.to(self.device), config.attention, config.changed_weight)
-                loss = loss / config.accumulation
+                given = (draw.to(self.device), config.attention, config.changed_weight, self.channel_weights)
+                loss = step_loss(backbone, batch, *given) / config.accumulation
             loss.backward()
             total += loss.item()
         self.world.average(tensor.grad for tensor in self.trained.values() if tensor.grad is not None)
