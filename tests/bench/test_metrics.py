@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from synclora.bench import bootstrap_interval, flicker, gradient_error, psnr, retention, ssim
+from synclora.bench import bootstrap_interval, end_to_start, flicker, gradient_error, psnr, retention, ssim
 from synclora.bench.metrics import bootstrap_ratio_interval
 from synclora.errors import SyncloraError
 
@@ -80,16 +80,21 @@ def test_flicker_is_the_noise_added() -> None:
 
 
 def test_retention_is_last_error_over_first() -> None:
-    """Errors of 2 in the first second (frames 1 to 10 at 10 fps) and 6 in the last: 3; quarters where short."""
+    """Errors of 2 in the first second (frames 1 to 10 at 10 fps) and 6 in the last: 3; with 8 in the last frame, 4 for
+    it alone. Clips under two seconds: quarters; under one, all of it is the first second."""
     truth = torch.full((31, 8, 8, 3), 100, dtype=torch.uint8)
     edited = truth.clone()
     edited[1:11] += 2
     edited[11:21] += 50
     edited[21:] += 6
-    assert retention(edited, truth, 10) == pytest.approx(3)
-    assert retention(truth, truth, 10) == 1
+    assert end_to_start(edited, truth, 10) == retention(edited, truth, 10) == pytest.approx(3)
+    assert end_to_start(truth, truth, 10) == retention(truth, truth, 10) == 1
     short, fps = edited[:13], 10  # 12 counted frames: quarters of 3
-    assert retention(short, truth[:13], fps) == pytest.approx(math.sqrt((2**2 + 2 * 50**2) / 3) / 2)
+    assert end_to_start(short, truth[:13], fps) == pytest.approx(math.sqrt((2**2 + 2 * 50**2) / 3) / 2)
+    assert retention(short, truth[:13], fps) == pytest.approx(25)
+    assert retention(edited[:6], truth[:6], fps) == pytest.approx(1)
+    edited[-1] += 2
+    assert retention(edited, truth, 10) == pytest.approx(4)
 
 
 def test_bootstrap_of_a_ratio() -> None:

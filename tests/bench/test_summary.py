@@ -25,7 +25,7 @@ def report(blinks: tuple[int, int, int] = (0, 0, 0), **channels: ChannelScore) -
 def result(ratio: float = 30.0, retention: float = 1.0, identity: float | None = None, **kept: object) -> Result:
     told = kept.get("report", report())
     assert isinstance(told, SyncReport)
-    return Result(ratio, 0.9, 1.0, 0.5, retention, identity, 2.0, told)
+    return Result(ratio, 0.9, 1.0, 0.5, retention, 2 * retention, identity, 2.0, told)
 
 
 def test_a_clips_lag_is_its_channels_weighted_median() -> None:
@@ -49,12 +49,13 @@ def test_lags_over_clips() -> None:
 
 
 def test_means_over_clips() -> None:
-    """An exact clip counts 48.13 dB; retention is a geometric mean; blinks of all clips are counted together."""
+    """An exact clip counts 48.13 dB; ratios are geometric means; blinks of all clips are counted together."""
     rows = [result(math.inf, 2.0, report=report((2, 1, 1))), result(30.0, 0.5, report=report((1, 2, 1)))]
     told = summary(rows, ["a", "b"])
     assert told["psnr"] == pytest.approx((ONE_LEVEL + 30) / 2, abs=1e-3) and round(ONE_LEVEL, 2) == 48.13
     assert told["by_kind"]["a"]["psnr"] is None and told["by_kind"]["b"]["psnr"] == 30
     assert told["retention"] == 1 and told["retention_ci"] == [0.5, 2.0]
+    assert told["end_to_start"] == 2 and told["end_to_start_ci"] == [1.0, 4.0]
     assert told["blink_f1"] == pytest.approx(4 / 6, abs=1e-4)
     assert told["identity"] is None
     assert summary([result(identity=0.5), result(identity=0.7)], ["a", "a"])["identity"] == pytest.approx(0.6)

@@ -1,7 +1,7 @@
 """The benchmark: pairs with known truth, the methods compared, and what is measured."""
 
 from synclora.bench.baselines import METHODS, BenchPair, Method
-from synclora.bench.metrics import bootstrap_interval, flicker, gradient_error, psnr, retention, ssim
+from synclora.bench.metrics import bootstrap_interval, end_to_start, flicker, gradient_error, psnr, retention, ssim
 from synclora.bench.suite import held_out_pairs, run_footage, run_procedural
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "BenchPair",
     "Method",
     "bootstrap_interval",
+    "end_to_start",
     "flicker",
     "gradient_error",
     "held_out_pairs",

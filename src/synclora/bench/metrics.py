@@ -77,16 +77,32 @@ def flicker(edited: Tensor, truth: Tensor) -> float:
 
 
 def retention(edited: Tensor, truth: Tensor, fps: float) -> float:
-    """How much larger the error is at a clip's end than at its start: 1 where the edit holds.
+    """How well the edit holds to the end: the last frame's root mean square error over the first second's; 1 is well.
 
-    The root mean square error over the last second over that of the first; over quarters of clips shorter than two
-    seconds. Errors below half a grey level count as that.
+    Errors below half a grey level count as that.
     """
+    square = _squares(edited, truth)
+    return _root(square[-1:]) / _root(square[: round(fps)])
+
+
+def end_to_start(edited: Tensor, truth: Tensor, fps: float) -> float:
+    """The root mean square error of the last second over that of the first; of quarters where they are shorter.
+
+    Stricter than `retention` on clips of a second or two, where a first second is most of the clip.
+    """
+    square = _squares(edited, truth)
+    part = round(fps) if len(square) >= 2 * round(fps) else max(1, len(square) // 4)
+    return _root(square[-part:]) / _root(square[:part])
+
+
+def _squares(edited: Tensor, truth: Tensor) -> Tensor:
+    """Each counted frame's mean squared error, [F - 1]."""
     a, b = _given_aside(edited, truth)
-    part = round(fps) if len(a) >= 2 * round(fps) else max(1, len(a) // 4)
-    square = (a - b).square().mean((1, 2, 3))
-    first, last = (max(HALF_LEVEL, math.sqrt(float(stretch.mean()))) for stretch in (square[:part], square[-part:]))
-    return last / first
+    return (a - b).square().mean((1, 2, 3))
+
+
+def _root(squares: Tensor) -> float:
+    return max(HALF_LEVEL, math.sqrt(float(squares.mean())))
 
 
 def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float] | None:

@@ -63,7 +63,8 @@ COLUMNS = (
     Column("blink F1", "blink_f1", 2),
     Column("lag 0", "lag0_clips", 0, percent=True),
     Column("flicker", "flicker", 2, more=False),
-    Column("end/start", "retention", 2, more=False),
+    Column("last/first", "retention", 2, more=False),
+    Column("end/start", "end_to_start", 2, more=False),
     Column("identity", "identity", 3),
     Column("s/clip", "seconds_per_clip", 2, more=False),
 )

@@ -109,8 +109,9 @@ def run_procedural(
     Returns:
         What bench.json holds. For each method, over clips, without frame 0:
         psnr (dB; a clip counts at most 48.1, an error of one grey level; null where every clip equals the truth), ssim,
-        gradient_error, flicker (grey levels) against the true clip; retention, the geometric mean of the error in the
-        last second over that in the first; identity, cosine of face embeddings, where a model is installed;
+        gradient_error, flicker (grey levels) against the true clip; retention, the last frame's
+        error over the first second's, and end_to_start, the last second's (quarter's) over the first's, both geometric
+        means; identity, cosine of face embeddings, where a model is installed;
         sync, means of the overall score and of Pearson's r at lag 0 per channel, over the clips whose SOURCE moves in
         that channel (a method that loses the motion scores 0; it is never left out); blink_f1 over the blinks of all
         clips together; lag, the mean size of the clips' lags in frames, and lag0_clips, the part of the clips within

@@ -15,6 +15,7 @@ from synclora.bench.identity import identity_similarity
 from synclora.bench.metrics import (
     bootstrap_interval,
     bootstrap_ratio_interval,
+    end_to_start,
     flicker,
     gradient_error,
     psnr,
@@ -39,6 +40,7 @@ class Result:
     gradient_error: float
     flicker: float
     retention: float
+    end_to_start: float
     identity: float | None
     seconds: float
     report: SyncReport
@@ -52,6 +54,7 @@ def judge(pair: BenchPair, source: MotionSignals, edited: Tensor, seconds: float
         gradient_error(edited, pair.truth),
         flicker(edited, pair.truth),
         retention(edited, pair.truth, float(pair.source.fps)),
+        end_to_start(edited, pair.truth, float(pair.source.fps)),
         identity_similarity(edited, pair.truth),
         seconds,
         compare(source, measure(Clip(edited, pair.source.fps))),
@@ -72,15 +75,13 @@ def summary(rows: Sequence[Result], kinds: Sequence[str]) -> dict[str, Any]:
     lags = [lag for row in rows if (lag := clip_lag(row.report)) is not None]
     on_time = [float(abs(lag) <= ON_TIME) for lag in lags]
     found = [abs(lag) for lag in lags if math.isfinite(lag)]
-    ratios = [math.log(row.retention) for row in rows]
-    low_high = bootstrap_interval(ratios)
     return {
         **_ratio(rows),
         **_mean("ssim", [row.ssim for row in rows]),
         **_mean("gradient_error", [row.gradient_error for row in rows]),
         **_mean("flicker", [row.flicker for row in rows]),
-        "retention": tidy(math.exp(fmean(ratios))),
-        "retention_ci": None if low_high is None else [tidy(math.exp(bound)) for bound in low_high],
+        **_geometric_mean("retention", [row.retention for row in rows]),
+        **_geometric_mean("end_to_start", [row.end_to_start for row in rows]),
         **_mean("identity", [row.identity for row in rows if row.identity is not None]),
         "sync": {name: tidy(fmean(v)) if v else None for name, v in sync.items()},
         "sync_ci": {name: _interval(v) for name, v in sync.items()},
@@ -106,6 +107,7 @@ def clip_row(result: Result) -> dict[str, Any]:
         "gradient_error": tidy(result.gradient_error),
         "flicker": tidy(result.flicker),
         "retention": tidy(result.retention),
+        "end_to_start": tidy(result.end_to_start),
         "identity": None if result.identity is None else tidy(result.identity),
         "seconds": tidy(result.seconds),
         "sync": result.report.to_json(),
@@ -165,6 +167,15 @@ def _of_kind(rows: Sequence[Result]) -> dict[str, Any]:
 
 def _mean(name: str, values: Sequence[float]) -> dict[str, Any]:
     return {name: tidy(fmean(values)) if values else None, f"{name}_ci": _interval(values)}
+
+
+def _geometric_mean(name: str, ratios: Sequence[float]) -> dict[str, Any]:
+    logs = [math.log(ratio) for ratio in ratios]
+    interval = bootstrap_interval(logs)
+    return {
+        name: tidy(math.exp(fmean(logs))),
+        f"{name}_ci": None if interval is None else [tidy(math.exp(bound)) for bound in interval],
+    }
 
 
 def _interval(values: Sequence[float]) -> list[float] | None:
