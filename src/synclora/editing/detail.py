@@ -11,7 +11,8 @@ a pixel:
 - real = max(0, 1 - (NOISE / d)^2): smaller differences are the model's noise (the shrinkage of a Wiener filter).
 - kept = 1 / (1 + (d / CHANGED)^2): under what is new, a hat over hair, the source's detail has no place.
 
-An edit that changes nothing returns the source, bit for bit. The price is a second run of the network for each window.
+On that the edited images themselves are carried along as far as they can be (`synclora.editing.carry`). An edit that
+changes nothing returns the source, bit for bit. The price is a second run of the network for each window.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from synclora.editing.carry import Carrier
 from synclora.editing.sampler import Sampler
 from synclora.editing.stages import Stages
 
@@ -46,6 +48,7 @@ class DetailSampler:
         generator = torch.Generator()
         generator.set_state(sampler.generator.get_state())
         self._sampler = sampler
+        self._carrier = Carrier(sampler.images)
         self._frames: dict[int, Tensor] = {}  # the source's at the edited images' places, as the windows bring them
         self._twin = replace(
             sampler, images=self._frames, prompt=prompt, generator=generator, stages=Stages(), _edited={}, _source={}
@@ -61,12 +64,14 @@ class DetailSampler:
         stages = self._sampler.stages
         for index in self._sampler.images:
             if 0 <= index - start < len(window):
-                self._frames[index] = window[index - start]
+                self._frames[index] = window[index - start].clone()  # a view would hold the whole window
         edited = self._sampler.make(window, start, context)
         stages.begin("Making the source alike")
         twin = self._twin.make(window, start, None if context is None else window[: len(context)])
         stages.begin("Keeping the source's detail")
         shown = keep_detail(window, twin, edited)
+        stages.begin("Carrying the edited frames along")
+        shown = self._carrier.show(window, start, shown)
         stages.end()
         return shown
 

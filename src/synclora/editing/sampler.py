@@ -172,7 +172,7 @@ class Sampler:
             if 0 < index - start < len(source):
                 conditions.append(Keyframe(self._encode_image(index, smaller), index - start))
             if 0 <= index - start < len(source):
-                self._source[index] = source[index - start]
+                self._source[index] = source[index - start].clone()  # a view would hold the whole window
         return conditions
 
     @property
