@@ -45,7 +45,7 @@ def draw(runs: list[Path], output: Path) -> None:
         axes.axvline(begin, color="0.85", linewidth=1, zorder=0)
     axes.set(xlabel="step", ylabel="loss of the velocity", xlim=(0, begin))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=len(runs), fontsize=8)
+    figure.legend(loc="outside upper center", frameon=False, ncols=len(runs), fontsize=8, columnspacing=1.2)
     figure.savefig(output, dpi=110)
 
 

@@ -19,10 +19,10 @@ LABEL_WIDTH, LABEL_HEIGHT, GAP = 110, 14, 10  # px
 
 NOTES = (
     "PSNR, SSIM, gradient error (grey levels) and flicker (grey levels beyond the truth's) are against the true edited "
-    "clip, without the given frame 0. end/start: error of the last second over that of the first. sync is the overall "
-    "score in [0, 1]; r is Pearson's correlation with the source at lag 0, measured on pixels, over the clips whose "
-    "source moves in that channel. lag 0: part of the clips that fit best within half a frame. Brackets: 95 % "
-    "bootstrap intervals over clips."
+    "clip, without the given frame 0. last/first: the last frame's error over the first second's; end/start: the last "
+    "second's over the first's (quarters where shorter). sync is the overall score in [0, 1]; r is Pearson's "
+    "correlation with the source at lag 0, measured on pixels, over the clips whose source moves in that channel. lag "
+    "0: part of the clips that fit best within half a frame. Brackets: 95 % bootstrap intervals over clips."
 )
 
 
