@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synclora.faces import track
+from synclora.optical_flow import Flow, find_flow, grey, move
 
 Array = NDArray[np.float64]
 Frames = NDArray[np.uint8]
@@ -57,7 +58,7 @@ def flow_warp(source: Frames, edited: Frames) -> Frames:
     Args:
         source: uint8 [F, H, W, 3]; edited: its frame 0 with the edit, uint8 [H, W, 3].
     """
-    return np.stack([edited, *(_warped(edited, *maps) for maps in _flow_maps(source))])
+    return np.stack([edited, *(move(edited, flow) for flow in _flows(source))])
 
 
 def flow_difference(source: Frames, edited: Frames) -> Frames:
@@ -67,32 +68,16 @@ def flow_difference(source: Frames, edited: Frames) -> Frames:
         source: uint8 [F, H, W, 3]; edited: its frame 0 with the edit, uint8 [H, W, 3].
     """
     added = edited.astype(np.float32) - source[0]
-    moved = [source[index] + _warped(added, *maps) for index, maps in enumerate(_flow_maps(source), start=1)]
+    moved = [source[index] + move(added, flow) for index, flow in enumerate(_flows(source), start=1)]
     return np.stack([edited, *(frame.round().clip(0, 255).astype(np.uint8) for frame in moved)])
 
 
-def _flow_maps(source: Frames) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For every frame but the first, where in frame 0 each of its pixels was: x and y, float [H, W].
-
-    Dense inverse search (Kroeger et al. 2016, ECCV) in OpenCV's medium setting on grey pictures; the search at each
-    frame starts from the flow of the frame before, so that it follows motions larger than it could find at once.
-    """
-    import cv2
-
-    grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in source]
-    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    height, width = grey[0].shape
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    flow = np.zeros((height, width, 2), np.float32)
-    for frame in grey[1:]:
-        flow = search.calc(frame, grey[0], flow)
-        yield x + flow[..., 0], y + flow[..., 1]
-
-
-def _warped(picture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    import cv2
-
-    return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+def _flows(source: Frames) -> Iterator[Flow]:
+    """For every frame but the first, how far each of its pixels is from its place in frame 0."""
+    first, flow = grey(source[0]), None
+    for frame in source[1:]:
+        flow = find_flow(grey(frame), first, flow)
+        yield flow
 
 
 def colour_transfer(source: Frames, edited: Frames) -> Frames:

@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from synclora.editing.facecrop import kept_structure
+from synclora.optical_flow import find_flow, grey, move
 
 Array = NDArray[np.float32]
 
 FOUND = 16.0  # grey levels
 MISSED = 1 / 64  # of the picture's height
-CHANGED = 25.0  # grey levels: of smaller differences the source's detail stays, whatever its structure
+CHANGED = 25.0  # grey levels: at this difference half of the source's detail stays, whatever its structure
 REACH = 1 / 85  # of the picture's height: standard deviation of the blur that tells what is around a pixel
 
 
@@ -102,33 +103,16 @@ def _known(edited: NDArray[np.uint8], own: NDArray[np.uint8]) -> _Known:
 
 
 def _carry(known: _Known, source: NDArray[np.uint8], start: int, numbers: range) -> Iterator[tuple[int, Array, Array]]:
-    """(number, sure [H, W], carried [H, W, 3]) of the frames `numbers`, each next to the one before it.
-
-    Flow: dense inverse search (Kroeger et al. 2016, ECCV) in OpenCV's medium setting on grey pictures.
-    """
-    import cv2
-
-    height, width = known.kept.shape
-    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    grey = cv2.cvtColor(known.own.astype(np.uint8), cv2.COLOR_RGB2GRAY)
+    """(number, sure [H, W], carried [H, W, 3]) of the frames `numbers`, each next to the one before it."""
+    reference = grey(known.own.astype(np.uint8))
     for number in numbers:
-        here = source[number - start].astype(np.float32)
-        there = cv2.cvtColor(source[number - start], cv2.COLOR_RGB2GRAY)
-        known.flow = np.asarray(search.calc(there, grey, known.flow.copy()), np.float32)
-        to_x, to_y = x + known.flow[..., 0], y + known.flow[..., 1]
-        back = _moved(np.asarray(search.calc(grey, there, np.zeros_like(known.flow)), np.float32), to_x, to_y)
-        own = _moved(known.own, to_x, to_y)
-        kept = _moved(known.kept, to_x, to_y)[..., None]
-        missed = np.hypot(*(known.flow + back).transpose(2, 0, 1)) / (MISSED * height)
-        sure = np.exp(-((_around(here - own) / FOUND) ** 2) - missed**2)
-        yield number, sure, _moved(known.edited, to_x, to_y) + kept * (here - own)
-
-
-def _moved(picture: Array, x: Array, y: Array) -> Array:
-    import cv2
-
-    return np.asarray(cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
+        here, frame = source[number - start].astype(np.float32), grey(source[number - start])
+        known.flow = flow = find_flow(frame, reference, known.flow)
+        back = move(find_flow(reference, frame), flow)
+        missed = np.hypot(*(flow + back).transpose(2, 0, 1)) / (MISSED * len(flow))
+        difference = here - move(known.own, flow)
+        sure = np.exp(-((_around(difference) / FOUND) ** 2) - missed**2)
+        yield number, sure, move(known.edited, flow) + move(known.kept, flow)[..., None] * difference
 
 
 def _around(difference: Array) -> Array:

@@ -24,14 +24,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from synclora.editing.carry import Carrier
+from synclora.editing.carry import CHANGED, REACH, Carrier
 from synclora.editing.sampler import Sampler
 from synclora.editing.stages import Stages
 
 DETAIL_CHOICES = ("source", "model")
 NOISE = 4.0  # grey levels
-CHANGED = 25.0  # grey levels
-REACH = 1 / 85  # of the picture's height: standard deviation of the blur that tells the difference around a pixel
 
 
 class DetailSampler:
