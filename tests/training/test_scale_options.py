@@ -152,6 +152,27 @@ def test_an_offloaded_base_gives_the_same_gradients(recompute: bool) -> None:
             dist.destroy_process_group()
 
 
+def test_no_thread_outlives_a_cut_up_base() -> None:
+    """Gloo's threads, begun for FSDP2's groups, end with the training: one that frees a tensor while Python ends aborts
+    the process, and with it the whole launch."""
+
+    def begun() -> list[str]:
+        names = (path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
+        return [name for name in names if "gloo" in name]
+
+    def compute() -> list[str]:
+        backbone = tiny_run.tiny_backbone()
+        placement.shard(backbone, placement.open_mesh(World(), torch.device("cpu"), sharded=False), offload=True)
+        loss(backbone, "self")
+        return begun()
+
+    if not Path("/proc/self/task").exists():
+        pytest.skip("threads are counted in Linux's /proc")
+    with World():
+        during = compute()
+    assert during and not begun()
+
+
 def test_encoders_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Any) -> None:
     """On another device ("meta"): clips are encoded with the VAE alone there, prompts with the text encoder alone, and
     afterwards each encoder has its own weights on the CPU again, not copies."""
