@@ -10,8 +10,9 @@ and with c, how far the flow there and back misses its start:
 
     sure = exp(-(p / FOUND)^2 - (c / MISSED)^2)
 
-A mouth that opens, what a head uncovers, fast motion: there the network's picture stays. At its own number an edited
-image is shown as it was given, bit for bit; between two of them each counts by how near it is.
+A mouth that opens, what a head uncovers, fast motion: there the network's picture stays. What the edit adds to a head
+or takes off it goes with the head instead (`synclora.editing.attached`). At its own number an edited image is shown as
+it was given, bit for bit; between two of them each counts by how near it is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from synclora.editing.attached import Attached, Seen, around, find_attached
 from synclora.editing.facecrop import kept_structure
 from synclora.optical_flow import find_flow, grey, move
 
@@ -37,12 +39,13 @@ REACH = 1 / 85  # of the picture's height: standard deviation of the blur that t
 
 @dataclass
 class _Known:
-    """An edited image and the source's frame it belongs to, float [H, W, 3]; kept [H, W]; the flow to the last frame it
-    was carried to, from which the search for the next one starts."""
+    """An edited image and the source's frame it belongs to, float [H, W, 3]; kept [H, W]; what goes with the head; the
+    flow to the last frame it was carried to, from which the search for the next one starts."""
 
     edited: Array
     own: Array
     kept: Array
+    attached: Attached | None
     flow: Array
 
     def rest(self) -> None:
@@ -68,6 +71,7 @@ class Carrier:
             start: number of the window's first frame.
         """
         source, own = window.numpy(), made.numpy()
+        seen = Seen(source)
         end = start + len(source)
         for index in self._images:
             if start <= index < end and index not in self._known:
@@ -80,13 +84,13 @@ class Carrier:
                 if before is not None:
                     known.rest()
                     for number, sure, carried in _carry(
-                        known, source, start, range(index - 1, max(before, start - 1), -1)
+                        known, source, seen, start, range(index - 1, max(before, start - 1), -1)
                     ):
                         parts[number].append(((number - before) / (index - before), sure, carried))
                 known.rest()
                 parts[index] = [(1.0, np.ones_like(known.kept), known.edited)]
             for number, sure, carried in _carry(
-                known, source, start, range(max(index + 1, start), min(after or end, end))
+                known, source, seen, start, range(max(index + 1, start), min(after or end, end))
             ):
                 share = 1.0 if after is None else (after - number) / (after - index)
                 parts[number].append((share, sure, carried))
@@ -99,10 +103,14 @@ def _known(edited: NDArray[np.uint8], own: NDArray[np.uint8]) -> _Known:
     planes = [torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in (old, new)]
     structure = kept_structure(planes[0], planes[1])[0, 0].numpy()
     near = 1 / (1 + (_around(new - old) / CHANGED) ** 2)
-    return _Known(new, old, np.maximum(structure, near), np.zeros((*edited.shape[:2], 2), np.float32))
+    kept = np.maximum(structure, near)
+    attached = find_attached(edited, own, 1 - near, kept)
+    return _Known(new, old, kept, attached, np.zeros((*edited.shape[:2], 2), np.float32))
 
 
-def _carry(known: _Known, source: NDArray[np.uint8], start: int, numbers: range) -> Iterator[tuple[int, Array, Array]]:
+def _carry(
+    known: _Known, source: NDArray[np.uint8], seen: Seen, start: int, numbers: range
+) -> Iterator[tuple[int, Array, Array]]:
     """(number, sure [H, W], carried [H, W, 3]) of the frames `numbers`, each next to the one before it."""
     reference = grey(known.own.astype(np.uint8))
     for number in numbers:
@@ -112,7 +120,36 @@ def _carry(known: _Known, source: NDArray[np.uint8], start: int, numbers: range)
         missed = np.hypot(*(flow + back).transpose(2, 0, 1)) / (MISSED * len(flow))
         difference = here - move(known.own, flow)
         sure = np.exp(-((_around(difference) / FOUND) ** 2) - missed**2)
-        yield number, sure, move(known.edited, flow) + move(known.kept, flow)[..., None] * difference
+        carried = move(known.edited, flow) + move(known.kept, flow)[..., None] * difference
+        if known.attached is not None:
+            sure, carried = _attach(known, known.attached, seen, number - start, flow, here, sure, carried)
+        yield number, sure, carried
+
+
+def _attach(
+    known: _Known, attached: Attached, seen: Seen, place: int, flow: Array, here: Array, sure: Array, carried: Array
+) -> tuple[Array, Array]:
+    """`sure` and `carried` of the window's frame `place`, under what goes with the head."""
+    way = attached.way(seen.landmarks[place])
+    if way is None:
+        return sure, carried
+    added, removed, hidden = (
+        move(plane, flow) for plane, flow in ((attached.added, way), (attached.removed, way), (attached.added, flow))
+    )
+    person, beside = seen.person(place), around(attached.added, added)
+    ground = np.maximum(beside, around(attached.removed, removed)) * (1 - person)
+    layers = [
+        (sure * (1 - hidden), carried),
+        (ground * attached.ground.same, here + attached.ground.change),
+        (beside * person * (1 - hidden) * attached.body.same, here + attached.body.change),
+        (removed * attached.bare, known.edited),
+        (added, move(known.edited, way)),
+    ]
+    weight, colours = np.zeros_like(sure), np.zeros_like(carried)
+    for alpha, picture in layers:
+        weight = weight + alpha * (1 - weight)
+        colours = colours + alpha[..., None] * (picture - colours)
+    return weight, colours / np.maximum(weight, 1e-6)[..., None]
 
 
 def _around(difference: Array) -> Array:
