@@ -40,7 +40,7 @@ DEPTH = 0.5  # distances between the outer eye corners
 REACHES = 0.04  # of the picture's height: how far something must reach beyond the source's person to count
 LEAST = 0.002  # of the picture: less that reaches beyond, or less removed, is an outline seen a little differently
 CHANGED = 0.3  # of the source's structure and colours: so much must be gone
-STILL = 0.1  # of the background: with no more of it changed it stays as it is
+STILL = 0.3  # of the background: with no more of it changed it stays as it is
 WORN = 0.1  # of something added: so much must lie on the source's person
 CREVICE, BETWEEN = 0.02, 0.1  # of the picture's height: what is as near is one; what changed within that reach is too
 ZONE = 0.08  # of the picture's height: so far around the added the model's picture makes way for the background
@@ -183,13 +183,12 @@ def find_attached(edited: NDArray[np.uint8], own: NDArray[np.uint8], changed: Ar
     landmarks = track(own[None])[0]
     if not np.isfinite(landmarks).all():
         return None
-    if not _large(removed > 0.5):
-        removed = np.zeros_like(removed)
     added = _added(beyond, (after > 0.5) & (changed * (1 - kept) > CHANGED), changed, landmarks)
+    free = 1 - _dilated(added > 0.05, 1)
+    removed = removed * free if _large(removed * free > 0.5) else np.zeros_like(removed)
     weight = added if added.any() else removed
     if not weight.any():
         return None
-    free = 1 - _dilated(added > 0.05, 1)
     shift = edited.astype(np.float32) - own
     ground = _surroundings(shift, changed, free * (1 - after) * (1 - before))
     body = _surroundings(shift, changed, free * after * before)

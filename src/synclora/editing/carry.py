@@ -39,18 +39,19 @@ REACH = 1 / 85  # of the picture's height: standard deviation of the blur that t
 
 @dataclass
 class _Known:
-    """An edited image and the source's frame it belongs to, float [H, W, 3]; kept [H, W]; what goes with the head; the
-    flow to the last frame it was carried to, from which the search for the next one starts."""
+    """An edited image and the source's frame it belongs to, float [H, W, 3]; kept [H, W]; what goes with the head; how
+    the source's pixels went to the last frame it was carried to, and how the head."""
 
     edited: Array
     own: Array
     kept: Array
     attached: Attached | None
-    flow: Array
+    flow: Array  # from which the search for the next one starts
+    way: Array  # which stays where the head is not seen
 
     def rest(self) -> None:
         """Begin at the image's own frame."""
-        self.flow = np.zeros_like(self.flow)
+        self.flow, self.way = np.zeros_like(self.flow), np.zeros_like(self.way)
 
 
 class Carrier:
@@ -105,7 +106,7 @@ def _known(edited: NDArray[np.uint8], own: NDArray[np.uint8]) -> _Known:
     near = 1 / (1 + (_around(new - old) / CHANGED) ** 2)
     kept = np.maximum(structure, near)
     attached = find_attached(edited, own, 1 - near, kept)
-    return _Known(new, old, kept, attached, np.zeros((*edited.shape[:2], 2), np.float32))
+    return _Known(new, old, kept, attached, *np.zeros((2, *edited.shape[:2], 2), np.float32))
 
 
 def _carry(
@@ -122,19 +123,19 @@ def _carry(
         sure = np.exp(-((_around(difference) / FOUND) ** 2) - missed**2)
         carried = move(known.edited, flow) + move(known.kept, flow)[..., None] * difference
         if known.attached is not None:
-            sure, carried = _attach(known, known.attached, seen, number - start, flow, here, sure, carried)
+            sure, carried = _attach(known, known.attached, seen, number - start, here, sure, carried)
         yield number, sure, carried
 
 
 def _attach(
-    known: _Known, attached: Attached, seen: Seen, place: int, flow: Array, here: Array, sure: Array, carried: Array
+    known: _Known, attached: Attached, seen: Seen, place: int, here: Array, sure: Array, carried: Array
 ) -> tuple[Array, Array]:
     """`sure` and `carried` of the window's frame `place`, under what goes with the head."""
     way = attached.way(seen.landmarks[place])
-    if way is None:
-        return sure, carried
+    known.way = way = known.way if way is None else way
     added, removed, hidden = (
-        move(plane, flow) for plane, flow in ((attached.added, way), (attached.removed, way), (attached.added, flow))
+        move(plane, flow)
+        for plane, flow in ((attached.added, way), (attached.removed, way), (attached.added, known.flow))
     )
     person, beside = seen.person(place), around(attached.added, added)
     ground = np.maximum(beside, around(attached.removed, removed)) * (1 - person)
