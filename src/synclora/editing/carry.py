@@ -13,12 +13,15 @@ and with c, how far the flow there and back misses its start:
 A mouth that opens, what a head uncovers, fast motion: there the network's picture stays. What the edit adds to a head
 or takes off it goes with the head instead (`synclora.editing.attached`). At its own number an edited image is shown as
 it was given, bit for bit; between two of them each counts by how near it is.
+
+All this is found at the model's size. Where the output is larger and the edited image given is too, the image itself is
+taken along the same ways (`show_large`), with the detail that the model is too small to see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,11 +30,11 @@ from torch import Tensor
 
 from synclora.editing.attached import Attached, Seen, around, find_attached
 from synclora.editing.facecrop import kept_structure
-from synclora.optical_flow import find_flow, grey, move
+from synclora.optical_flow import Flow, find_flow, grey, move
 
 Array = NDArray[np.float32]
 
-FOUND = 16.0  # grey levels
+FOUND = 20.0  # grey levels
 MISSED = 1 / 64  # of the picture's height
 CHANGED = 25.0  # grey levels: at this difference half of the source's detail stays, whatever its structure
 REACH = 1 / 85  # of the picture's height: standard deviation of the blur that tells what is around a pixel
@@ -46,12 +49,35 @@ class _Known:
     own: Array
     kept: Array
     attached: Attached | None
-    flow: Array  # from which the search for the next one starts
-    way: Array  # which stays where the head is not seen
+    flow: Flow  # from which the search for the next one starts
+    way: Flow  # which stays where the head is not seen
 
     def rest(self) -> None:
         """Begin at the image's own frame."""
         self.flow, self.way = np.zeros_like(self.flow), np.zeros_like(self.way)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """An edited image's part in a frame.
+
+    Attributes:
+        index: the image's.
+        share: of the frame, among the images that have a part in it.
+        flow, way: how far each pixel is from its place in the image, by the source's pixels and by the head.
+        alphas: of the layers of `_layers`, from the lowest, [H, W] in [0, 1]; none: the image itself.
+    """
+
+    index: int
+    share: float
+    flow: Flow
+    way: Flow
+    alphas: tuple[Array, ...]
+
+    def enlarged(self, height: int, width: int) -> _Part:
+        scale = height / self.flow.shape[0]
+        flow, way = (scale * _resized(found, height, width) for found in (self.flow, self.way))
+        return replace(self, flow=flow, way=way, alphas=tuple(_resized(a, height, width) for a in self.alphas))
 
 
 class Carrier:
@@ -59,11 +85,15 @@ class Carrier:
 
     Args:
         images: the edited images by the number of their frame, uint8 [H, W, 3].
+        large: the same in a larger size, each with the source's frame, uint8 [h, w, 3]; some may be missing.
     """
 
-    def __init__(self, images: Mapping[int, Tensor]) -> None:
+    def __init__(self, images: Mapping[int, Tensor], large: Mapping[int, tuple[Tensor, Tensor]] | None = None) -> None:
         self._images = images
+        self._large = large or {}
         self._known: dict[int, _Known] = {}
+        self._larger: dict[int, _Known] = {}
+        self._parts: dict[int, list[_Part]] = {}  # of the frames that are still to be shown in the larger size
 
     def show(self, window: Tensor, start: int, made: Tensor) -> Tensor:
         """The frames `made` of a window of the source (uint8 [F, H, W, 3] both) with the edited images carried in.
@@ -77,26 +107,37 @@ class Carrier:
         for index in self._images:
             if start <= index < end and index not in self._known:
                 self._known[index] = _known(self._images[index].numpy(), source[index - start])
-        parts: dict[int, list[tuple[float, Array, Array]]] = {number: [] for number in range(start, end)}
+        parts: dict[int, list[_Part]] = {number: [] for number in range(start, end)}
         for index, known in self._known.items():
             before = max((i for i in self._known if i < index), default=None)
             after = min((i for i in self._known if i > index), default=None)
             if index >= start:
                 if before is not None:
                     known.rest()
-                    for number, sure, carried in _carry(
-                        known, source, seen, start, range(index - 1, max(before, start - 1), -1)
-                    ):
-                        parts[number].append(((number - before) / (index - before), sure, carried))
+                    for number in range(index - 1, max(before, start - 1), -1):
+                        share = (number - before) / (index - before)
+                        parts[number].append(_follow(known, index, share, source, seen, number - start))
                 known.rest()
-                parts[index] = [(1.0, np.ones_like(known.kept), known.edited)]
-            for number, sure, carried in _carry(
-                known, source, seen, start, range(max(index + 1, start), min(after or end, end))
-            ):
+                parts[index] = [_Part(index, 1.0, known.flow, known.way, ())]
+            for number in range(max(index + 1, start), min(after or end, end)):
                 share = 1.0 if after is None else (after - number) / (after - index)
-                parts[number].append((share, sure, carried))
-        shown = [_mixed(own[number - start], parts[number]) for number in range(start, end)]
-        return torch.from_numpy(np.stack(shown))
+                parts[number].append(_follow(known, index, share, source, seen, number - start))
+        if self._large:
+            self._parts.update(parts)
+        pairs = zip(range(start, end), source, own, strict=True)
+        return torch.from_numpy(np.stack([_mixed(made, here, parts[n], self._known) for n, here, made in pairs]))
+
+    def show_large(self, number: int, source: Tensor, made: Tensor) -> Tensor:
+        """The same for a frame of the larger size, uint8 [h, w, 3] both, which `show` had in a window before."""
+        parts = self._parts.pop(number, [])
+        if not parts or any(part.index not in self._large for part in parts):
+            return made
+        height, width = made.shape[:2]
+        for part in parts:
+            if part.index not in self._larger:
+                self._larger[part.index] = _enlarged(self._known[part.index], *self._large[part.index])
+        parts = [part.enlarged(height, width) for part in parts]
+        return torch.from_numpy(_mixed(made.numpy(), source.numpy(), parts, self._larger))
 
 
 def _known(edited: NDArray[np.uint8], own: NDArray[np.uint8]) -> _Known:
@@ -109,45 +150,50 @@ def _known(edited: NDArray[np.uint8], own: NDArray[np.uint8]) -> _Known:
     return _Known(new, old, kept, attached, *np.zeros((2, *edited.shape[:2], 2), np.float32))
 
 
-def _carry(
-    known: _Known, source: NDArray[np.uint8], seen: Seen, start: int, numbers: range
-) -> Iterator[tuple[int, Array, Array]]:
-    """(number, sure [H, W], carried [H, W, 3]) of the frames `numbers`, each next to the one before it."""
-    reference = grey(known.own.astype(np.uint8))
-    for number in numbers:
-        here, frame = source[number - start].astype(np.float32), grey(source[number - start])
-        known.flow = flow = find_flow(frame, reference, known.flow)
-        back = move(find_flow(reference, frame), flow)
-        missed = np.hypot(*(flow + back).transpose(2, 0, 1)) / (MISSED * len(flow))
-        difference = here - move(known.own, flow)
-        sure = np.exp(-((_around(difference) / FOUND) ** 2) - missed**2)
-        carried = move(known.edited, flow) + move(known.kept, flow)[..., None] * difference
-        if known.attached is not None:
-            sure, carried = _attach(known, known.attached, seen, number - start, here, sure, carried)
-        yield number, sure, carried
+def _enlarged(known: _Known, edited: Tensor, own: Tensor) -> _Known:
+    """What is known of an edited image, for the same image in a larger size."""
+    height, width = edited.shape[:2]
+    attached = known.attached
+    if attached is not None:
+        ground, body = (
+            replace(side, change=_resized(side.change, height, width)) for side in (attached.ground, attached.body)
+        )
+        attached = replace(attached, ground=ground, body=body)
+    kept = _resized(known.kept, height, width)
+    return replace(known, edited=edited.numpy().astype(np.float32), own=own.numpy(), kept=kept, attached=attached)
 
 
-def _attach(
-    known: _Known, attached: Attached, seen: Seen, place: int, here: Array, sure: Array, carried: Array
-) -> tuple[Array, Array]:
-    """`sure` and `carried` of the window's frame `place`, under what goes with the head."""
+def _follow(known: _Known, index: int, share: float, source: NDArray[np.uint8], seen: Seen, place: int) -> _Part:
+    """An edited image's part in the window's frame `place`, which is next to the one before."""
+    reference, frame = grey(known.own.astype(np.uint8)), grey(source[place])
+    known.flow = flow = find_flow(frame, reference, known.flow)
+    back = move(find_flow(reference, frame), flow)
+    missed = np.hypot(*(flow + back).transpose(2, 0, 1)) / (MISSED * len(flow))
+    difference = source[place] - move(known.own, flow)
+    sure = np.exp(-((_around(difference) / FOUND) ** 2) - missed**2)
+    attached = known.attached
+    if attached is None:
+        return _Part(index, share, flow, known.way, (sure,))
     way = attached.way(seen.landmarks[place])
     known.way = way = known.way if way is None else way
-    added, removed, hidden = (
-        move(plane, flow)
-        for plane, flow in ((attached.added, way), (attached.removed, way), (attached.added, known.flow))
-    )
+    added, removed, hidden = move(attached.added, way), move(attached.removed, way), move(attached.added, flow)
     person, beside = seen.person(place), around(attached.added, added)
-    ground = np.maximum(beside, around(attached.removed, removed)) * (1 - person)
-    layers = [
-        (sure * (1 - hidden), carried),
-        (ground * attached.ground.same, here + attached.ground.change),
-        (beside * person * (1 - hidden) * attached.body.same, here + attached.body.change),
-        (removed * attached.bare, known.edited),
-        (added, move(known.edited, way)),
-    ]
-    weight, colours = np.zeros_like(sure), np.zeros_like(carried)
-    for alpha, picture in layers:
+    ground = np.maximum(beside, around(attached.removed, removed)) * (1 - person) * attached.ground.same
+    body = beside * person * (1 - hidden) * attached.body.same
+    return _Part(index, share, flow, way, (sure * (1 - hidden), ground, body, removed * attached.bare, added))
+
+
+def _layers(known: _Known, part: _Part, here: Array) -> tuple[Array, Array]:
+    """How much of an edited image shows in a frame `here` of the source, [H, W], and in which colours, [H, W, 3]."""
+    if not part.alphas:
+        return np.ones_like(known.kept), known.edited
+    flow, way = part.flow, part.way
+    pictures = [move(known.edited, flow) + move(known.kept, flow)[..., None] * (here - move(known.own, flow))]
+    if known.attached is not None:
+        pictures += [here + known.attached.ground.change, here + known.attached.body.change]
+        pictures += [known.edited, move(known.edited, way)]
+    weight, colours = np.zeros_like(known.kept), np.zeros_like(known.edited)
+    for alpha, picture in zip(part.alphas, pictures, strict=True):
         weight = weight + alpha * (1 - weight)
         colours = colours + alpha[..., None] * (picture - colours)
     return weight, colours / np.maximum(weight, 1e-6)[..., None]
@@ -160,11 +206,21 @@ def _around(difference: Array) -> Array:
     return np.asarray(cv2.GaussianBlur(np.abs(difference).max(-1), (0, 0), REACH * len(difference)), np.float32)
 
 
-def _mixed(made: NDArray[np.uint8], parts: list[tuple[float, Array, Array]]) -> NDArray[np.uint8]:
-    """The frame as made, under what was carried to it: (share, sure, carried) of one edited image or two."""
+def _resized(plane: Array, height: int, width: int) -> Array:
+    import cv2
+
+    return np.asarray(cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _mixed(
+    made: NDArray[np.uint8], source: NDArray[np.uint8], parts: list[_Part], known: Mapping[int, _Known]
+) -> NDArray[np.uint8]:
+    """The frame as made, under the parts of one edited image or two."""
+    here = source.astype(np.float32)
     weight, squares, carried = (np.zeros((*made.shape[:2], 1), np.float32) for _ in range(3))
-    for share, sure, picture in parts:
-        weighted = (share * sure)[..., None]
+    for part in parts:
+        sure, picture = _layers(known[part.index], part, here)
+        weighted = (part.share * sure)[..., None]
         weight, squares, carried = weight + weighted, squares + weighted * sure[..., None], carried + weighted * picture
     some = np.maximum(weight, 1e-6)
     return (made + squares / some * (carried / some - made)).round().clip(0, 255).astype(np.uint8)

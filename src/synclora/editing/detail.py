@@ -38,15 +38,16 @@ class DetailSampler:
     Args:
         sampler: of the edit, with an adapter; not used yet.
         prompt: of the twin: what the adapter asks for, without the user's words about the edit.
+        carrier: of the edited images; None for one that shows them at the model's size alone.
     """
 
-    def __init__(self, sampler: Sampler, prompt: str) -> None:
+    def __init__(self, sampler: Sampler, prompt: str, carrier: Carrier | None = None) -> None:
         if sampler.adapter is None:
             raise ValueError("without an adapter the model does not see the source, and makes no twin of it")
         generator = torch.Generator()
         generator.set_state(sampler.generator.get_state())
         self._sampler = sampler
-        self._carrier = Carrier(sampler.images)
+        self._carrier = carrier or Carrier(sampler.images)
         self._frames: dict[int, Tensor] = {}  # the source's at the edited images' places, as the windows bring them
         self._twin = replace(
             sampler, images=self._frames, prompt=prompt, generator=generator, stages=Stages(), _edited={}, _source={}

@@ -28,12 +28,13 @@ from synclora.backbones.presets import load_backbone, locate
 from synclora.clip import Clip, apply_crop, centered_crop, check_output, count_frames, iter_windows, probe, write_frames
 from synclora.diffusion.guidance import Guidance
 from synclora.editing.adapter import Adapter, attach, find_lora
+from synclora.editing.carry import Carrier
 from synclora.editing.detail import DETAIL_CHOICES, DetailSampler
 from synclora.editing.facecrop import CROP_CHOICES, place
 from synclora.editing.first_frame import check_first_frame, load_first_frame
 from synclora.editing.frames import FIT_CHOICES, frames_to_read
 from synclora.editing.guards import check_choice, check_folder, check_seed, check_steps, resolve_device
-from synclora.editing.keyframes import check_indices, load_keyframes
+from synclora.editing.keyframes import check_indices, load_keyframes, load_large
 from synclora.editing.masks import load_mask, mask_of
 from synclora.editing.parts import Parts
 from synclora.editing.pictures import Notice
@@ -192,6 +193,7 @@ class Editor:
         attention: Attention | None = None,
         stages: Stages | None = None,
         detail: str | None = None,
+        carrier: Carrier | None = None,
     ) -> Iterator[Tensor]:
         """Edit windows as they come; the whole edit shows, everywhere. `edit` tells what the other arguments are.
 
@@ -200,6 +202,7 @@ class Editor:
                 long, the overlap `synclora.editing.windows.overlap_of`.
             fps: frames a second.
             images: the edited frames by their number, 0 among them.
+            carrier: of these images, for `detail` "source"; None for a new one.
 
         Returns:
             Batches of edited frames, uint8 [m, H, W, 3], each frame once and in order.
@@ -223,7 +226,7 @@ class Editor:
             sampling.refine or REFINE_SIGMAS,
         )
         if detail == "source":
-            sampler = DetailSampler(sampler, self._prompt(""))
+            sampler = DetailSampler(sampler, self._prompt(""), carrier)
         sampler.read_prompt()
         return run(windows, overlap_of(self.backbone.geometry), sampler.make)
 
@@ -349,10 +352,14 @@ def edit(
     images, more = load_keyframes(pictures, source, placement)
     notices += more
     alpha = load_mask(mask, placement, info.fps, limit or info.frames) if mask else None
-    region = Region(strength, alpha, keep_background, placement)
+    images = {0: image, **images}
+    carrier = None
+    if detail == "source":
+        carrier = Carrier(images, load_large({0: first_frame, **pictures}, source, placement))
+    region = Region(strength, alpha, keep_background, placement, carrier)
 
     parts = Parts(chain([first], windows), overlap, source, placement, stages, limit)
-    edited = editor.stream(parts, float(first.fps), {0: image, **images}, prompt, steps, seed, None, stages, detail)
+    edited = editor.stream(parts, float(first.fps), images, prompt, steps, seed, None, stages, detail, carrier)
     stages.rounds(len(starts(limit or info.frames, geometry.frames, overlap)))
     written = write_frames(output, parts.output(edited, region), first.fps, origin=first.origin)
     stages.finish()

@@ -71,6 +71,12 @@ class Placement:
         even = self.size
         return None if even == (self.width, self.height) else Crop(0, 0, *even, *even)
 
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The crop's rows and columns in the output's pictures, where the edit is pasted."""
+        crop = self.crop
+        return slice(crop.top, crop.top + crop.height), slice(crop.left, crop.left + crop.width)
+
     def model_frames(self, frames: Tensor) -> Tensor:
         """What the model sees of frames that were read with `read_crop`: uint8 [F, h, w, 3]."""
         return apply_crop(frames, self.crop) if self.pasted else frames
@@ -89,7 +95,7 @@ class Placement:
         if not self.pasted:
             return edited
         crop, out = self.crop, source.clone()
-        rows, columns = slice(crop.top, crop.top + crop.height), slice(crop.left, crop.left + crop.width)
+        rows, columns = self.window
         for index in range(len(source)):  # one by one: large frames as floats take room
             part = _planes(source[index, rows, columns])
             small, changed = _planes(seen[index]), _planes(edited[index])

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from synclora.clip import read_clip
+from synclora.clip import Crop, read_clip
 from synclora.editing.facecrop import Placement
 from synclora.editing.first_frame import check_first_frame, load_first_frame
-from synclora.editing.pictures import Notice
+from synclora.editing.pictures import Notice, picture_width
 from synclora.errors import SyncloraError
+
+FINER = 1.25  # times the model's width: a picture that shows the same with fewer pixels holds no more detail
 
 
 def parse_keyframes(texts: Iterable[str]) -> dict[int, Path]:
@@ -75,3 +77,34 @@ def load_keyframes(
         )
         notices += more + check_first_frame(images[index], shown, f"frame {index}")
     return images, notices
+
+
+def load_large(
+    pictures: Mapping[int, Path | str], source: Path | str, placement: Placement
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """The edited frames at the size of the crop they are pasted into, each with the source's frame: uint8 [h, w, 3].
+
+    Only pictures that hold more than the model sees of them; none where nothing is pasted.
+
+    Raises:
+        SyncloraError: as `load_first_frame`.
+    """
+    if not placement.pasted:
+        return {}
+    crop, large = placement.crop, {}
+    whole = Crop(crop.left, crop.top, crop.width, crop.height, crop.width, crop.height)
+    for index, path in pictures.items():
+        shown = read_clip(source, start=index, frames=1, crop=whole).frames[0]
+        image, notices = load_first_frame(
+            path,
+            (crop.width, crop.height),
+            source_frame=shown,
+            source_size=(placement.width, placement.height),
+            crop=crop,
+        )
+        width = picture_width(path)
+        if any(notice.kind == "cropped" for notice in notices):
+            width *= crop.width / placement.width
+        if width > FINER * crop.out_width:
+            large[index] = image, shown
+    return large

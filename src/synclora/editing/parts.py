@@ -60,7 +60,7 @@ class Parts:
             for piece in batch.split(AT_ONCE):
                 self._stages.begin("Blending")
                 seen, self._seen = self._seen[: len(piece)], self._seen[len(piece) :]
-                shown = region.show(self._full_size(seen), seen, piece)
+                shown = region.show(self._full_size(seen), seen, piece, self.count)
                 self.count += len(piece)
                 self._stages.begin("Writing the video")
                 yield shown

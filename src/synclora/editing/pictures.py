@@ -57,6 +57,11 @@ def open_picture(
     return image, notices + more
 
 
+def picture_width(path: Path | str) -> int:
+    """The width of a readable image file as it is shown, in pixels."""
+    return open_picture(Path(path))[0].width
+
+
 def same_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether two sizes (width, height) are of one aspect, but for rounding."""
     ratio = size[0] * other[1] / (size[1] * other[0])

@@ -16,7 +16,7 @@ Where alpha is 0 the output is the source, bit for bit (before the video is comp
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from torch.nn import functional as F
 from synclora.editing.facecrop import Placement
 from synclora.editing.masks import Alpha
 from synclora.errors import SyncloraError
+
+if TYPE_CHECKING:
+    from synclora.editing.carry import Carrier
 
 PERSON = (0.15, 0.65)  # of the segmentation: below it background, above it all person
 
@@ -39,25 +42,28 @@ class Region:
         mask: in the output's size; None: everywhere.
         keep_background: whether only the person is edited.
         placement: how the model's picture lies in the output; None: it is the output.
+        carrier: which carried the edited images along, and holds them in the output's size; None: none.
     """
 
     strength: float = 1.0
     mask: Alpha | None = None
     keep_background: bool = False
     placement: Placement | None = None
+    carrier: Carrier | None = None
 
     def __post_init__(self) -> None:
         pasted = self.placement is not None and self.placement.pasted
         self._border = self.placement.border() if self.placement is not None else None
         self._everything = self.strength == 1 and self.mask is None and not self.keep_background and not pasted
 
-    def show(self, source: Tensor, seen: Tensor, edited: Tensor) -> Tensor:
+    def show(self, source: Tensor, seen: Tensor, edited: Tensor, start: int = 0) -> Tensor:
         """The output of the next frames.
 
         Args:
             source: uint8 [F, H, W, 3], the source in the output's size.
             seen: uint8 [F, h, w, 3], what the model saw of it.
             edited: uint8 [F, h, w, 3].
+            start: number of the first of them.
 
         Returns:
             uint8 [F, H, W, 3].
@@ -67,6 +73,11 @@ class Region:
         if self.strength == 0:
             return source
         out = self.placement.paste(source, seen, edited) if self.placement is not None else edited
+        if self.placement is not None and self.carrier is not None:
+            rows, columns = self.placement.window
+            for index in range(len(source)):
+                part = out[index, rows, columns]
+                part[:] = self.carrier.show_large(start + index, source[index, rows, columns], part)
         mask = self.mask(len(source)) if self.mask is not None else None
         shown = []
         for index in range(len(source)):  # one by one: large frames as floats take room
