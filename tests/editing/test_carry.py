@@ -70,3 +70,27 @@ def test_between_two_images_the_nearer_counts_more() -> None:
     carrier = Carrier({0: light, 8: dark})
     first, second = (carrier.show(source[:6], start, source[:6]) for start in (0, 4))
     assert bool((first == 200).all()) and bool((second[4:] == 40).all())
+
+
+def test_a_larger_output_gets_the_image_in_its_own_size() -> None:
+    """A source of 128 px that moves 2 px a frame, edited at 64: lines of 1 px, which no picture of 64 holds, are in the
+    output's frames 1 to 4, at their own frame bit for bit; a frame that was shown is not kept."""
+    small, wide = scene(5), F.interpolate(scene(5).permute(0, 3, 1, 2).float(), scale_factor=2, mode="bicubic")
+    source = wide.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+    def lined(number: int) -> Tensor:
+        shown = source[number].clone()
+        shown[40:90:2, 40 + 2 * number : 80 + 2 * number] = 250
+        return shown
+
+    edited = F.interpolate(lined(0).permute(2, 0, 1)[None].float(), (SIDE, SIDE), mode="area")[0].permute(1, 2, 0)
+    carrier = Carrier({0: edited.round().to(torch.uint8)}, {0: (lined(0), source[0])})
+    shown = carrier.show(small, 0, small)
+    pasted = F.interpolate(shown.permute(0, 3, 1, 2).float(), scale_factor=2, mode="bicubic").clamp(0, 255)
+    pasted = pasted.round().to(torch.uint8).permute(0, 2, 3, 1)
+    for number in range(5):
+        large = carrier.show_large(number, source[number], pasted[number])
+        truth = lined(number).float()
+        error, before = ((x.float() - truth)[36:94, 36:92].abs().mean() for x in (large, pasted[number]))
+        assert error == 0 if number == 0 else error < before / 2, number
+    assert torch.equal(carrier.show_large(4, source[4], pasted[4]), pasted[4])

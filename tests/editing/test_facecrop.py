@@ -116,7 +116,8 @@ def to_png(path: Path, frame: Tensor) -> Path:
 
 
 def test_face_is_found_and_shared(large: Path, tmp_path: Path, tiny_backbone: Path) -> None:
-    """`first-frame` writes what `edit` shows the model: the head, which lies right and low in the picture."""
+    """`first-frame` writes what `edit` shows the model, as large as it is in the source: the head, which lies right and
+    low in the picture. Reduced by `edit` it is frame 0 as the model sees it, bit for bit."""
     placement = place(large, 128, 128)
     crop = placement.crop
     assert placement.pasted and placement.size == (482, 360)
@@ -124,7 +125,11 @@ def test_face_is_found_and_shared(large: Path, tmp_path: Path, tiny_backbone: Pa
     write_first_frame(large, tmp_path / "f.png", tiny_backbone)
     result = edit(large, tmp_path / "f.png", tmp_path / "o.mp4", editor=Editor(tiny_backbone), steps=1)
     assert result.placement == placement
-    assert torch.equal(result.first_frame, torch.from_numpy(np.array(Image.open(tmp_path / "f.png"))))
+    written = torch.from_numpy(np.array(Image.open(tmp_path / "f.png")))
+    frame = read_clip(large, frames=1, crop=placement.read_crop).frames
+    assert torch.equal(written, frame[0, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width])
+    assert torch.equal(result.first_frame, placement.model_frames(frame)[0])
+    assert "resized" not in {notice.kind for notice in result.notices}
     info = probe(tmp_path / "o.mp4")
     assert (info.width, info.height, info.frames) == (482, 360, 20)
     source, edited = (c.frames.float() for c in result.clips())
@@ -150,10 +155,10 @@ def test_square_picture_is_told_from_its_crop(tmp_path: Path) -> None:
     whole = textured(1, 40, 40)[0].repeat_interleave(5, 0).repeat_interleave(5, 1)
     crop = Crop(60, 20, 100, 100, 50, 50)
     shown = Placement(crop, 200, 200, pasted=True).model_frames(whole[None])[0]
-    for picture, kind in ((whole, "cropped"), (whole[20:120, 60:160], "resized")):
+    for picture, told in ((whole, ["cropped"]), (whole[20:120, 60:160], [])):
         path = to_png(tmp_path / "p.png", picture)
         frame, notices = load_first_frame(path, (50, 50), source_frame=shown, source_size=(200, 200), crop=crop)
-        assert [notice.kind for notice in notices] == [kind]
+        assert [notice.kind for notice in notices] == told
         assert (frame.int() - shown.int()).abs().float().mean() < 6
 
 

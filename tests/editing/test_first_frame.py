@@ -186,15 +186,18 @@ def test_cut_off_picture_is_refused(tmp_path: Path, picture: np.ndarray) -> None
 def test_frame_to_edit_is_what_the_model_sees(
     tmp_path: Path, make_video: Callable[..., Path], tiny_backbone: Path
 ) -> None:
-    """`first-frame` and `edit` share one crop: the PNG is bit for bit frame 0 of the clip that is encoded."""
+    """`first-frame` and `edit` share one crop: the PNG, as large as the crop, is bit for bit frame 0 of the clip that
+    is encoded once `edit` has reduced it."""
     video = make_video(width=220, height=160)
     size = write_first_frame(video, tmp_path / "frame.png", tiny_backbone)
     result = edit(video, tmp_path / "frame.png", tmp_path / "o.mp4", editor=Editor(tiny_backbone, None), steps=1)
     written = torch.from_numpy(np.array(Image.open(tmp_path / "frame.png")))
-    assert size == (128, 128)
-    shown = result.placement.model_frames(result.clips()[0].frames)[0]
-    assert (written == shown).all() and (written == result.first_frame).all()
-    assert not (written == read_clip(video, frames=1).frames[0, :128, :128]).all()
+    crop = result.placement.crop
+    assert size == (crop.width, crop.height) == (160, 160)
+    shown = result.clips()[0].frames
+    assert (written == shown[0, crop.top : crop.top + 160, crop.left : crop.left + 160]).all()
+    assert (result.placement.model_frames(shown)[0] == result.first_frame).all()
+    assert not (written == read_clip(video, frames=1).frames[0, :160, :160]).all()
 
 
 def test_frame_to_edit_is_png_only(tmp_path: Path, make_video: Callable[..., Path], tiny_backbone: Path) -> None:

@@ -18,7 +18,7 @@ of edited and reduced source.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
@@ -70,6 +70,12 @@ class Placement:
             return self.crop
         even = self.size
         return None if even == (self.width, self.height) else Crop(0, 0, *even, *even)
+
+    @property
+    def large_crop(self) -> Crop:
+        """The crop in the size in which it is pasted; in the model's where it is not."""
+        crop = self.crop
+        return replace(crop, out_width=crop.width, out_height=crop.height) if self.pasted else crop
 
     @property
     def window(self) -> tuple[slice, slice]:

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synclora.clip import Crop, apply_crop
 from synclora.editing.pictures import WAY_OUT, Notice, open_picture, same_aspect, to_image
 from synclora.errors import SyncloraError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from synclora.clip import Crop
     from synclora.faces.signals import MotionSignals
 
 __all__ = ["Notice", "check_first_frame", "load_first_frame", "to_image", "write_first_frame"]
@@ -38,7 +38,9 @@ EYEBALL_RADIUS = 0.13  # of the distance between the outer eye corners: 12 mm of
 
 
 def extract_first_frame(source: Path | str, width: int, height: int, crop: str = "face") -> Tensor:
-    """Frame 0 of a video at the crop the model sees: uint8 [height, width, 3].
+    """Frame 0 of a video at the crop that a model of width x height px sees, uint8 [H, W, 3].
+
+    Where the edit is pasted back into a larger picture the frame is as large as there, else of the model's size.
 
     Raises:
         SyncloraError: the video cannot be read.
@@ -46,7 +48,8 @@ def extract_first_frame(source: Path | str, width: int, height: int, crop: str =
     from synclora.clip import read_clip
     from synclora.editing.facecrop import place
 
-    return read_clip(source, frames=1, crop=place(source, width, height, crop).crop).frames[0]
+    placement = place(source, width, height, crop)
+    return read_clip(source, frames=1, crop=placement.large_crop).frames[0]
 
 
 def write_first_frame(
@@ -59,7 +62,8 @@ def write_first_frame(
 ) -> tuple[int, int]:
     """Write the frame to edit as a PNG (8-bit RGB), atomically; returns its width and height.
 
-    They are the model's, or with `upscale` twice as large, as an edit in two stages makes them.
+    They are the crop's in the source where that is larger than the model's picture and the edit is pasted back; else
+    the model's, or with `upscale` twice as large, as an edit in two stages makes them.
 
     Raises:
         SyncloraError: the video or the model's settings cannot be read, or the file cannot be written.
@@ -79,7 +83,7 @@ def write_first_frame(
     frame = extract_first_frame(source, width, height, crop)
     with atomic_path(output) as temporary:
         to_image(frame).save(temporary, format="PNG")
-    return width, height
+    return frame.shape[1], frame.shape[0]
 
 
 def load_first_frame(
@@ -201,7 +205,8 @@ def _fit(
     if len(fitted) > 1 and source_frame is not None:
         kind = min(fitted, key=lambda kind: _difference(fitted[kind][0], source_frame))
     picture, notice = fitted[kind]
-    return picture, [notice]
+    as_written = kind == "resized" and crop is not None and image.size == (crop.width, crop.height)
+    return picture, [] if as_written else [notice]
 
 
 def _box_in(
@@ -219,6 +224,11 @@ def _box_in(
 def _resized(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
     from PIL import Image
 
+    corners = [round(side) for side in box]
+    if image.mode == "RGB" and tuple(corners) == box:  # as the source's frames are resized, to the bit
+        left, top, right, bottom = corners
+        cut = Crop(left, top, right - left, bottom - top, *size)
+        return to_image(apply_crop(torch.from_numpy(np.array(image))[None], cut)[0])
     # premultiplied, so that what lies under transparent pixels does not bleed into their edges
     work = image.convert("RGBa") if image.mode == "RGBA" else image
     return work.resize(size, Image.Resampling.LANCZOS, box=box).convert(image.mode)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from synclora.clip import Crop, read_clip
+from synclora.clip import read_clip
 from synclora.editing.facecrop import Placement
 from synclora.editing.first_frame import check_first_frame, load_first_frame
 from synclora.editing.pictures import Notice, picture_width
@@ -92,9 +92,8 @@ def load_large(
     if not placement.pasted:
         return {}
     crop, large = placement.crop, {}
-    whole = Crop(crop.left, crop.top, crop.width, crop.height, crop.width, crop.height)
     for index, path in pictures.items():
-        shown = read_clip(source, start=index, frames=1, crop=whole).frames[0]
+        shown = read_clip(source, start=index, frames=1, crop=placement.large_crop).frames[0]
         image, notices = load_first_frame(
             path,
             (crop.width, crop.height),
