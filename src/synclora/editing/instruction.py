@@ -4,7 +4,7 @@
     synclora edit talk.mp4 --instruction "..." -o red.mp4 --editor flux-kontext --yes
 
     frame 0 at the crop the video model sees, at the size the image model likes
-      -> image model -> laid back onto frame 0 -> global drift of colour undone -> the video model's size
+      -> image model -> laid back onto frame 0 -> global drift of colour undone -> the size in the source
       -> OUT.first-frame.png, and what is to be said about it -> go on?
 
 The image model is gone from memory before the video model is loaded.
@@ -47,7 +47,7 @@ class Proposal:
 
     Attributes:
         path: the PNG.
-        frame: uint8 [H, W, 3], the video model's size.
+        frame: uint8 [H, W, 3], of the size that `synclora first-frame` writes.
         notices: what was put right, and what may keep the edit from following the source.
         seconds: of each stage.
     """
@@ -219,7 +219,7 @@ def fit_back(made: Tensor, seen: Tensor, exact: Tensor) -> tuple[Tensor, list[No
 
     Args:
         made: the edited picture; seen: what it was made from, uint8 [h, w, 3] each, at the image model's size.
-        exact: frame 0 as the video model sees it, uint8 [H, W, 3].
+        exact: frame 0 at the video model's crop, uint8 [H, W, 3].
 
     Returns:
         The edited first frame, uint8 [H, W, 3], and what is to be told.
@@ -275,11 +275,11 @@ def _aligned(made: Tensor, seen: Tensor, ratio: float) -> tuple[Tensor, list[Not
 
 
 def _frame_zero(source: Path | str, placement: Placement, found: FoundEditor) -> tuple[Tensor, Tensor]:
-    """Frame 0 at the video model's crop: at the image model's size, and at the video model's."""
+    """Frame 0 at the video model's crop: at the image model's size, and as `synclora first-frame` writes it."""
     crop = placement.crop
     wide, high = found.call.size_for(crop.out_width, crop.out_height)
     shown = replace(crop, out_width=wide, out_height=high)  # cut from the source itself: as much detail as it has
-    seen, exact = (read_clip(source, frames=1, crop=cut).frames[0] for cut in (shown, crop))
+    seen, exact = (read_clip(source, frames=1, crop=cut).frames[0] for cut in (shown, placement.large_crop))
     return seen, exact
 
 
