@@ -46,6 +46,7 @@ CREVICE, BETWEEN = 0.02, 0.1  # of the picture's height: what is as near is one;
 ZONE = 0.08  # of the picture's height: so far around the added the model's picture makes way for the background
 ALIKE = (0.6, 0.9)  # how much the background is left as it is: below, nothing is known of it; above, all
 SPREAD = 0.08  # of the picture's height: how far the background's change is carried into what hides it
+EDGE, UNSEEN = 0.025, 10.0  # of the picture's height, grey levels: so near its edge what changes less is not part of it
 ROUNDS = 3  # of finding the place whose relief leads to a pixel
 TEMPLES, EYE_CORNERS = [234, 454], [33, 263]  # indices into MediaPipe's face mesh
 EXPRESSIVE = [
@@ -172,6 +173,7 @@ def find_attached(edited: NDArray[np.uint8], own: NDArray[np.uint8], changed: Ar
         kept: how much of the structure or the colours stays, [H, W] in [0, 1].
     """
     before, after = _person(own), _person(edited)
+    shift = edited.astype(np.float32) - own
     outside = before < 0.5
     empty = outside & (after < 0.5)
     if (changed[empty] > 0.5).mean() < STILL:  # the background stays: what is new there is the person's, seen so or not
@@ -183,13 +185,12 @@ def find_attached(edited: NDArray[np.uint8], own: NDArray[np.uint8], changed: Ar
     landmarks = track(own[None])[0]
     if not np.isfinite(landmarks).all():
         return None
-    added = _added(beyond, (after > 0.5) & (changed * (1 - kept) > CHANGED), changed, landmarks)
+    added = _added(beyond, (after > 0.5) & (changed * (1 - kept) > CHANGED), changed, shift, landmarks)
     free = 1 - _dilated(added > 0.05, 1)
     removed = removed * free if _large(removed * free > 0.5) else np.zeros_like(removed)
     weight = added if added.any() else removed
     if not weight.any():
         return None
-    shift = edited.astype(np.float32) - own
     ground = _surroundings(shift, changed, free * (1 - after) * (1 - before))
     body = _surroundings(shift, changed, free * after * before)
     y, x = np.indices(weight.shape)
@@ -208,7 +209,9 @@ def _surroundings(shift: Array, changed: Array, known: Array) -> Surroundings:
     return Surroundings(same, _blurred(shift * known[..., None], spread) / total[..., None])
 
 
-def _added(beyond: NDArray[np.bool_], new: NDArray[np.bool_], changed: Array, landmarks: NDArray[np.float64]) -> Array:
+def _added(
+    beyond: NDArray[np.bool_], new: NDArray[np.bool_], changed: Array, shift: Array, landmarks: NDArray[np.float64]
+) -> Array:
     """The mask of all that is new, reaches beyond the source's person above the chin and lies on the person as well, a
     little soft: [H, W]. Changed colours within and between its parts belong to it."""
     import cv2
@@ -236,7 +239,10 @@ def _added(beyond: NDArray[np.bool_], new: NDArray[np.bool_], changed: Array, la
     for label in set(range(count)) - outside:
         if changed[labels == label].mean() > CHANGED:
             added[labels == label] = 1
-    return _blurred(_dilated(added > 0, 1), 0.8)
+    rim = _dilated(added == 0, EDGE * height) * (
+        shift < UNSEEN
+    )  # `changed` looks around a pixel, and so beyond the edge
+    return _blurred(added * (1 - rim), 0.8)
 
 
 def _large(mask: NDArray[np.bool_]) -> bool:
