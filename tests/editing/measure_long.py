@@ -87,8 +87,8 @@ def measure(arguments: argparse.Namespace) -> None:
         print(f"PSNR of frame {index}: {psnr(edited[index], truth[index]):.1f}")
     print_joins(edited, truth, firsts[1:], overlap)
     windows = [slice(first, first + geometry.frames) for first in firsts if first + geometry.frames <= frames]
-    for name, clip in (("edit", edited), ("true edit", truth)):
-        print_sync(name, source, clip, windows)
+    ours, true = (print_sync(*of, windows) for of in (("edit", source, edited), ("true edit", source, truth)))
+    print(f"  windows further than 0.05 below the true edit's: {int((ours < true - 0.05).sum())} of {len(windows)}")
 
 
 def print_joins(edited: Tensor, truth: Tensor, firsts: list[int], overlap: int) -> None:
@@ -107,8 +107,8 @@ def print_joins(edited: Tensor, truth: Tensor, firsts: list[int], overlap: int) 
         )
 
 
-def print_sync(name: str, source: Tensor, clip: Tensor, windows: list[slice]) -> None:
-    """The sync score of each window against the source's, and the means of the first and the last quarter of them."""
+def print_sync(name: str, source: Tensor, clip: Tensor, windows: list[slice]) -> Tensor:
+    """The sync score of each window against the source's, returned, and the means of the first and the last quarter of them."""
     scores = []
     for window in windows:
         overall = compare(track(Clip(source[window], FPS)), track(Clip(clip[window], FPS))).overall
@@ -118,6 +118,7 @@ def print_sync(name: str, source: Tensor, clip: Tensor, windows: list[slice]) ->
     first, last = values[:quarter].nanmean(), values[-quarter:].nanmean()
     print(f"sync of the {name}'s windows:", *(f"{value:.2f}" for value in scores))
     print(f"  mean {values.nanmean():.3f}, first quarter {first:.3f}, last quarter {last:.3f}")
+    return values
 
 
 def leave_out(kinds: tuple[type, ...]) -> None:

@@ -1,6 +1,6 @@
 """How fast an edit is: a cold command, a warm editor from decoded pixels to the file, and a step of either attention.
 
-    python tests/editing/measure_speed.py [--size 256] [--threads 2] [--repeat 5]
+    python tests/editing/measure_speed.py [--size 256] [--threads 2] [--repeat 5] [--edit hat]
 
 A drawn clip of the model's length is edited. Cold: `synclora edit` in a new process, file to file. Warm: the editor is
 loaded and has edited once; decoding the source is taken off, all else (crop, encode, denoise, decode, paste back,
@@ -39,10 +39,10 @@ def seconds(work: Callable[[], object]) -> float:
     return perf_counter() - began
 
 
-def draw(folder: Path, size: int, frames: int) -> None:
+def draw(folder: Path, size: int, frames: int, kind: str) -> None:
     person, motion = portraits.sample_person(SEED), portraits.sample_motion(SEED, frames, float(FPS))
     write_clip(folder / "source.mp4", Clip(portraits.render(person, motion, size, "cpu"), FPS), crf=12)
-    edited = portraits.apply_edit(person, "hair_color", SEED)
+    edited = portraits.apply_edit(person, kind, SEED)
     first = portraits.render(edited, motion[:1], size, "cpu")[0]
     to_image(first).save(folder / "first.png")
 
@@ -69,13 +69,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--edit", default="hair_color", help="kind of edit: hair_color, hat, ...")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         editor = Editor("nano")
         frames = editor.backbone.geometry.frames
-        draw(folder, arguments.size, frames)
+        draw(folder, arguments.size, frames, arguments.edit)
         paths = (folder / "source.mp4", folder / "first.png", folder / "out.mp4")
         command = [sys.executable, "-m", "synclora", "edit", str(paths[0]), "--first-frame", str(paths[1])]
         command += ["-o", str(paths[2])]
