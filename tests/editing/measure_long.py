@@ -108,7 +108,7 @@ def print_joins(edited: Tensor, truth: Tensor, firsts: list[int], overlap: int) 
 
 
 def print_sync(name: str, source: Tensor, clip: Tensor, windows: list[slice]) -> Tensor:
-    """The sync score of each window against the source's, returned, and the means of the first and the last quarter of them."""
+    """The sync score of each window against the source's, and the means of the first and the last quarter of them."""
     scores = []
     for window in windows:
         overall = compare(track(Clip(source[window], FPS)), track(Clip(clip[window], FPS))).overall
