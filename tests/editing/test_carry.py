@@ -94,3 +94,13 @@ def test_a_larger_output_gets_the_image_in_its_own_size() -> None:
         error, before = ((x.float() - truth)[36:94, 36:92].abs().mean() for x in (large, pasted[number]))
         assert error == 0 if number == 0 else error < before / 2, number
     assert torch.equal(carrier.show_large(4, source[4], pasted[4]), pasted[4])
+
+
+def test_an_image_that_changes_nothing_leaves_a_larger_source_as_it_is() -> None:
+    small = scene(5)
+    source = torch.randint(0, 256, (5, 150, 150, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    carrier = Carrier({0: small[0]}, {0: (source[0], source[0])})
+    carrier.show(small, 0, small)
+    assert all(
+        torch.equal(carrier.show_large(number, source[number], source[number]), source[number]) for number in range(5)
+    )

@@ -49,41 +49,9 @@ SPREAD = 0.08  # of the picture's height: how far the background's change is car
 EDGE, UNSEEN = 0.025, 10.0  # of the picture's height, grey levels: so near its edge what changes less is not part of it
 ROUNDS = 3  # of finding the place whose relief leads to a pixel
 TEMPLES, EYE_CORNERS = [234, 454], [33, 263]  # indices into MediaPipe's face mesh
-EXPRESSIVE = [
-    70,
-    63,
-    105,
-    66,
-    107,
-    336,
-    296,
-    334,
-    293,
-    300,
-    127,
-    356,
-    234,
-    454,
-    93,
-    323,
-    132,
-    361,
-    58,
-    288,
-    172,
-    397,
-    136,
-    365,
-    150,
-    379,
-    149,
-    378,
-    176,
-    400,
-    148,
-    377,
-    152,
-]  # brows, sides and chin: around what speaks and looks
+# Around what speaks and looks: brows, sides and chin.
+EXPRESSIVE = [70, 63, 105, 66, 107, 336, 296, 334, 293, 300, 127, 356, 234, 454, 93, 323, 132, 361, 58, 288,
+              172, 397, 136, 365, 150, 379, 149, 378, 176, 400, 148, 377, 152]  # fmt: skip
 CHIN = 152
 
 
@@ -239,9 +207,8 @@ def _added(
     for label in set(range(count)) - outside:
         if changed[labels == label].mean() > CHANGED:
             added[labels == label] = 1
-    rim = _dilated(added == 0, EDGE * height) * (
-        shift < UNSEEN
-    )  # `changed` looks around a pixel, and so beyond the edge
+    # `changed` looks around a pixel, and so beyond the edge.
+    rim = _dilated(added == 0, EDGE * height) * (np.abs(shift).max(-1) < UNSEEN)
     return _blurred(added * (1 - rim), 0.8)
 
 

@@ -159,8 +159,8 @@ def _enlarged(known: _Known, edited: Tensor, own: Tensor) -> _Known:
             replace(side, change=_resized(side.change, height, width)) for side in (attached.ground, attached.body)
         )
         attached = replace(attached, ground=ground, body=body)
-    kept = _resized(known.kept, height, width)
-    return replace(known, edited=edited.numpy().astype(np.float32), own=own.numpy(), kept=kept, attached=attached)
+    new, old = edited.numpy().astype(np.float32), own.numpy().astype(np.float32)
+    return _Known(new, old, _resized(known.kept, height, width), attached, known.flow, known.way)
 
 
 def _follow(known: _Known, index: int, share: float, source: NDArray[np.uint8], seen: Seen, place: int) -> _Part:

@@ -354,7 +354,7 @@ def edit(
     alpha = load_mask(mask, placement, info.fps, limit or info.frames) if mask else None
     images = {0: image, **images}
     carrier = None
-    if detail == "source":
+    if detail == "source" and strength > 0:
         carrier = Carrier(images, load_large({0: first_frame, **pictures}, source, placement))
     region = Region(strength, alpha, keep_background, placement, carrier)
 
