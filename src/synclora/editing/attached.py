@@ -12,8 +12,8 @@ and both follow the skull's landmarks, which move as a rigid body (Umeyama 1991,
 
 from a frame's pixel x to the edited image's q. c is the middle of what is added, DEPTH behind the temples, c' where the
 rigid motion takes it. What is added is thought to be turned about the head's axis, as a hat is: its outline stays when
-the head turns, and its surface, z before the outline (a parabola across each row, as deep as wide), slides along under
-it by the head's tilt. The face itself is never part of it: it moves in its own ways.
+the head turns, and its surface slides along under it by the head's tilt. z is how far that lies before the outline: a
+parabola across each row, as deep as wide up to DEEPEST. The face is never part of it: it moves in its own ways.
 
 Around the added lies what the source shows there, its background or its person, changed as the edit changes that beside
 the added, so far as it leaves it alike; where the removed has gone, the edited image's own background.
@@ -36,7 +36,7 @@ from synclora.optical_flow import Flow, move
 Array = NDArray[np.float32]
 Skull = NDArray[np.float64]  # [K, 3]: the landmarks STABLE, pixels
 
-DEPTH = 0.5  # distances between the outer eye corners
+DEPTH, DEEPEST = 0.5, 0.75  # distances between the outer eye corners
 REACHES = 0.04  # of the picture's height: how far something must reach beyond the source's person to count
 LEAST = 0.002  # of the picture: less that reaches beyond, or less removed, is an outline seen a little differently
 CHANGED = 0.3  # of the source's structure and colours: so much must be gone
@@ -47,6 +47,7 @@ ZONE = 0.08  # of the picture's height: so far around the added the model's pict
 ALIKE = (0.6, 0.9)  # how much the background is left as it is: below, nothing is known of it; above, all
 SPREAD = 0.08  # of the picture's height: how far the background's change is carried into what hides it
 EDGE, UNSEEN = 0.025, 10.0  # of the picture's height, grey levels: so near its edge what changes less is not part of it
+ROWS = 0.06  # of the picture's height: rows so near are of one shape
 ROUNDS = 3  # of finding the place whose relief leads to a pixel
 TEMPLES, EYE_CORNERS = [234, 454], [33, 263]  # indices into MediaPipe's face mesh
 # Around what speaks and looks: brows, sides and chin.
@@ -165,7 +166,9 @@ def find_attached(edited: NDArray[np.uint8], own: NDArray[np.uint8], changed: Ar
     eyes = float(np.linalg.norm(np.diff(landmarks[EYE_CORNERS], axis=0)))
     depth = landmarks[TEMPLES, 2].mean() + DEPTH * eyes
     centre = np.array([(x * weight).sum() / weight.sum(), (y * weight).sum() / weight.sum(), depth])
-    return Attached(added, removed, free * (1 - after), ground, body, _relief(added), centre, landmarks[STABLE])
+    return Attached(
+        added, removed, free * (1 - after), ground, body, _relief(added, DEEPEST * eyes), centre, landmarks[STABLE]
+    )
 
 
 def _surroundings(shift: Array, changed: Array, known: Array) -> Surroundings:
@@ -220,7 +223,7 @@ def _large(mask: NDArray[np.bool_]) -> bool:
     return float(thick.mean()) >= LEAST
 
 
-def _relief(added: Array) -> Array:
+def _relief(added: Array, deepest: float) -> Array:
     """How far what is round lies before its outline, given its mask [H, W]: in pixels, negative towards the camera."""
     if not added.any():
         return np.zeros_like(added)
@@ -229,10 +232,10 @@ def _relief(added: Array) -> Array:
     rows = np.flatnonzero(on.any(1))
     rows = rows[np.abs(rows - np.arange(height)[:, None]).argmin(1)]  # for each row the nearest that shows something
     first, last = on.argmax(1)[rows], width - 1 - on[:, ::-1].argmax(1)[rows]
-    soft = 0.02 * height
-    middle = _blurred(((first + last) / 2).astype(np.float32)[:, None], soft)
-    half = _blurred(((last - first + 1) / 2).astype(np.float32)[:, None], soft)
-    return _blurred(-half * np.clip(1 - ((np.arange(width) - middle) / half) ** 2, 0, None), 0.01 * height)
+    middle = _blurred(((first + last) / 2).astype(np.float32)[:, None], ROWS * height)
+    half = _blurred(((last - first + 1) / 2).astype(np.float32)[:, None], ROWS * height)
+    rise = np.clip(1 - ((np.arange(width) - middle) / half) ** 2, 0, None)
+    return _blurred(-np.minimum(half, deepest) * rise, 0.01 * height)
 
 
 def around(*planes: Array) -> Array:
