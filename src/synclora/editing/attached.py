@@ -47,7 +47,7 @@ ZONE = 0.08  # of the picture's height: so far around the added the model's pict
 ALIKE = (0.6, 0.9)  # how much the background is left as it is: below, nothing is known of it; above, all
 SPREAD = 0.08  # of the picture's height: how far the background's change is carried into what hides it
 EDGE, UNSEEN = 0.025, 10.0  # of the picture's height, grey levels: so near its edge what changes less is not part of it
-ROWS = 0.06  # of the picture's height: rows so near are of one shape
+ROWS = 0.02  # of the picture's height: rows so near are of one shape
 ROUNDS = 3  # of finding the place whose relief leads to a pixel
 TEMPLES, EYE_CORNERS = [234, 454], [33, 263]  # indices into MediaPipe's face mesh
 # Around what speaks and looks: brows, sides and chin.
