@@ -139,6 +139,25 @@ def test_face_is_found_and_shared(large: Path, tmp_path: Path, tiny_backbone: Pa
     assert "pasted" in {notice.kind for notice in result.notices}
 
 
+def test_an_edited_frame_keeps_the_detail_of_its_own_size(large: Path, tmp_path: Path, tiny_backbone: Path) -> None:
+    """Lines of one pixel, edited into the frame that `first-frame` writes, are in the output; in a picture of the
+    model's size they are lost."""
+    write_first_frame(large, tmp_path / "f.png", tiny_backbone)
+    picture = torch.from_numpy(np.array(Image.open(tmp_path / "f.png")))
+    side, middle = len(picture), slice(len(picture) // 2 - 30, len(picture) // 2 + 30)
+    picture[middle, middle] = (255 * (torch.arange(60) % 2))[:, None, None].to(torch.uint8)
+    to_png(tmp_path / "large.png", picture)
+    Image.fromarray(picture.numpy()).resize((128, 128), Image.Resampling.LANCZOS).save(tmp_path / "small.png")
+    editor, crop = Editor(tiny_backbone), place(large, 128, 128).crop
+    assert side == crop.width > 160
+    contrasts = []
+    for name in ("large.png", "small.png"):
+        result = edit(large, tmp_path / name, tmp_path / "o.mp4", editor=editor, steps=1, detail="source")
+        shown = result.clips()[1].frames[0, crop.top : crop.top + side, crop.left : crop.left + side]
+        contrasts.append(shown[middle, middle].float().diff(dim=0).abs().mean().item())
+    assert contrasts[0] > 150 > 50 > contrasts[1]
+
+
 def test_whole_picture_as_first_frame_is_cropped_alike(large: Path) -> None:
     """The edited frame may be the whole picture: the model sees the same part of it as of the source."""
     placement = place(large, 128, 128)
