@@ -56,6 +56,15 @@ def found(edited: Tensor, own: Tensor) -> Attached | None:
     return _known(edited.numpy(), own.numpy()).attached
 
 
+def boxed() -> tuple[Attached, NDArray[np.float64], int, int]:
+    """What is attached to the portrait with a box, the portrait's landmarks, and where the box is."""
+    own = portrait()
+    x, y = top_of(own)
+    attached = found(with_box(own, x, y), own)
+    assert attached is not None
+    return attached, track(own[None].numpy())[0], x, y
+
+
 def reds(frame: Tensor) -> NDArray[np.bool_]:
     near = (frame.float() - RED.float()).abs().amax(-1) < 60
     return near.numpy()
@@ -130,21 +139,17 @@ def test_the_face_is_never_part_of_it() -> None:
 
 def test_the_way_undoes_scale_roll_and_shift() -> None:
     """Landmarks turned in the picture by 20 degrees, a fifth larger and 7 px aside: the way leads back."""
-    own = portrait()
-    x, y = top_of(own)
-    attached = found(with_box(own, x, y), own)
-    assert attached is not None
-    landmarks = track(own[None].numpy())[0]
+    attached, landmarks, x, y = boxed()
     angle = np.radians(20)
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     flow = attached.way(1.2 * landmarks @ turn.T + (7, 0, 0))
     assert flow is not None
     for q in ((x, y), (x + 15, y + 5)):
         px, py = 1.2 * turn[:2, :2] @ q + (7, 0)
-        if 0 <= px < SIZE - 1 and 0 <= py < SIZE - 1:
-            grid = np.indices((SIZE, SIZE))[::-1].transpose(1, 2, 0).astype(np.float32)
-            back = move(grid + flow, np.broadcast_to(np.array([px, py], np.float32), (SIZE, SIZE, 2)) - grid)[0, 0]
-            assert np.abs(back - q).max() < 0.1
+        assert min(px, py) >= 0 and max(px, py) < SIZE - 1
+        grid = np.indices((SIZE, SIZE))[::-1].transpose(1, 2, 0).astype(np.float32)
+        back = move(grid + flow, np.broadcast_to(np.array([px, py], np.float32), (SIZE, SIZE, 2)) - grid)[0, 0]
+        assert np.abs(back - q).max() < 0.1
     lost = landmarks.copy()
     lost[STABLE[0]] = np.nan
     assert attached.way(lost) is None
@@ -152,11 +157,7 @@ def test_the_way_undoes_scale_roll_and_shift() -> None:
 
 def test_under_a_turn_the_outline_stays_and_the_surface_slides() -> None:
     """A head that turns aside by 15 degrees: the middle of what is on it goes further than its left and right."""
-    own = portrait()
-    x, y = top_of(own)
-    attached = found(with_box(own, x, y), own)
-    assert attached is not None
-    landmarks = track(own[None].numpy())[0]
+    attached, landmarks, x, y = boxed()
     angle = np.radians(15)
     turn = np.array([[np.cos(angle), 0, -np.sin(angle)], [0, 1, 0], [np.sin(angle), 0, np.cos(angle)]])
     middle = landmarks[STABLE].mean(0)

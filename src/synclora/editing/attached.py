@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from synclora.editing.region import segment_person
-from synclora.faces.head import STABLE, align
+from synclora.faces.head import STABLE, fit_similarity
 from synclora.faces.tracker import track
 from synclora.optical_flow import Flow, move
 
@@ -43,9 +43,9 @@ CHANGED = 0.3  # of the source's structure and colours: so much must be gone
 STILL = 0.3  # of the background: with no more of it changed it stays as it is
 WORN = 0.1  # of something added: so much must lie on the source's person
 CREVICE, BETWEEN = 0.02, 0.1  # of the picture's height: what is as near is one; what changed within that reach is too
-ZONE = 0.08  # of the picture's height: so far around the added the model's picture makes way for the background
-ALIKE = (0.6, 0.9)  # how much the background is left as it is: below, nothing is known of it; above, all
-SPREAD = 0.08  # of the picture's height: how far the background's change is carried into what hides it
+ZONE = 0.08  # of the picture's height: so far around the added the model's picture makes way for the source's
+ALIKE = (0.6, 0.9)  # how much is left as it is beside the added: below, nothing is known of it; above, all
+SPREAD = 0.08  # of the picture's height: how far the change beside the added is carried into what that hides
 EDGE, UNSEEN = 0.025, 10.0  # of the picture's height, grey levels: so near its edge what changes less is not part of it
 ROWS = 0.02  # of the picture's height: rows so near are of one shape
 ROUNDS = 3  # of finding the place whose relief leads to a pixel
@@ -121,7 +121,7 @@ class Attached:
         if not np.isfinite(skull).all():
             return None
         middle = self.skull.mean(0)
-        scale, rotation, place = (part[0] for part in align(skull[None], self.skull - middle))
+        scale, rotation, place = (part[0] for part in fit_similarity(skull[None], self.skull - middle))
         there = (scale * rotation @ (self.centre - middle) + place)[:2]
         roll = np.arctan2(rotation[1, 0] - rotation[0, 1], rotation[0, 0] + rotation[1, 1])
         back = np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]]) / scale

@@ -139,6 +139,7 @@ def _segmenter() -> Any:
                 _opened["selfie"].process(np.zeros((64, 64, 3), np.uint8))
         except ImportError as error:
             raise SyncloraError(
-                f"--keep-background: MediaPipe cannot be imported ({error}). Install it, or pass a --mask."
+                f"MediaPipe, which tells the person from the background, cannot be imported ({error}). Install it, or "
+                "pass --detail model, and a --mask in place of --keep-background."
             ) from error
     return _opened["selfie"]

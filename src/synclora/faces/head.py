@@ -45,7 +45,7 @@ class Head:
 def head_frame(points: Array) -> Head:
     """Undo the head's motion in landmarks [F, 478, 3] (pixels, all finite)."""
     mean_head, axes = _mean_head(points[:, STABLE])
-    scale, rotation, middle = align(points[:, STABLE], mean_head)
+    scale, rotation, middle = fit_similarity(points[:, STABLE], mean_head)
     own = ((points - middle[:, None]) @ rotation) / scale[:, None, None] @ axes.T
     size = float(np.linalg.norm(np.diff(own[:, EYE_CORNERS], axis=1).mean(0)))
     return Head(own / size, rotation @ axes.T, scale * size, middle)
@@ -85,7 +85,7 @@ def _mean_head(stable: Array) -> tuple[Array, Array]:
     head = stable[0] - stable[0].mean(0)
     size = np.linalg.norm(head)
     for _ in range(ROUNDS):
-        scale, rotation, middle = align(stable, head)
+        scale, rotation, middle = fit_similarity(stable, head)
         head = (((stable - middle[:, None]) @ rotation) / scale[:, None, None]).mean(0)
         head *= size / np.linalg.norm(head)
     left, right, midline = np.split(head, [len(LEFT_SIDE), 2 * len(LEFT_SIDE)])
@@ -99,7 +99,7 @@ def _mean_head(stable: Array) -> tuple[Array, Array]:
     return head, np.stack([x, np.cos(tilt) * y + np.sin(tilt) * z, np.cos(tilt) * z - np.sin(tilt) * y])
 
 
-def align(points: Array, head: Array) -> tuple[Array, Array, Array]:
+def fit_similarity(points: Array, head: Array) -> tuple[Array, Array, Array]:
     """Least-squares similarity points ~ scale * head @ rotation^T + middle, for each frame.
 
     Args:

@@ -264,7 +264,7 @@ def _require_launched() -> None:
 def _end_threads() -> None:
     """Let the threads of Gloo end while Python is there; with it gone, one that frees a tensor aborts the process.
 
-    They end with the groups, which DTensor's caches (of FSDP2) hold after they are destroyed. torch 2.11 to 2.13.
+    They end with the groups, which DTensor's caches (of FSDP2) hold after they are destroyed (torch 2.13).
     """
     from torch.distributed.tensor import debug
 
