@@ -5,6 +5,7 @@ Dense inverse search (Kroeger et al. 2016, ECCV) in OpenCV's medium setting on g
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,16 @@ def find_flow(frame: NDArray[np.uint8], other: NDArray[np.uint8], begin: Flow | 
 
 
 def move(picture: NDArray[Any], flow: Flow) -> NDArray[Any]:
-    """At each pixel what the picture [H, W] or [H, W, 3] has where `flow` points: between pixels linearly, beyond the
-    border the border's."""
+    """At each pixel what the picture, [H, W] or [H, W, C] with at most four channels, has where `flow` points: between
+    pixels linearly, beyond the border the border's."""
     import cv2
 
-    height, width = flow.shape[:2]
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    x, y = _grid(*flow.shape[:2])
     return cv2.remap(picture, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+@lru_cache(maxsize=4)
+def _grid(height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """x and y of every pixel, [H, W] each."""
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return x, y

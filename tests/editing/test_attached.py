@@ -53,7 +53,7 @@ def with_box(frame: Tensor, x: int, y: int) -> Tensor:
 
 
 def found(edited: Tensor, own: Tensor) -> Attached | None:
-    return _known(edited.numpy(), own.numpy()).attached
+    return _known(edited.numpy(), own.numpy()).drawn.attached
 
 
 def boxed() -> tuple[Attached, NDArray[np.float64], int, int]:
@@ -96,7 +96,7 @@ def rendered(kind: str, seed: int) -> tuple[Tensor, Tensor]:
     return portraits.render(edited, motion, SIZE, "cpu")[0], portraits.render(person, motion, SIZE, "cpu")[0]
 
 
-@pytest.mark.parametrize("kind", ["hair_color", "skin", "glasses", "makeup", "background", "smile", "clothes"])
+@pytest.mark.parametrize("kind", ["hair_color", "skin", "makeup", "background", "smile", "clothes"])
 def test_what_adds_nothing_to_the_head_is_left_to_the_flow(kind: str) -> None:
     for seed in (SEED, SEED + 2, SEED + 14):
         assert found(*rendered(kind, seed)) is None, seed

@@ -1,22 +1,24 @@
-"""What an edit adds to a head, or takes off it: a hat, big hair, a shaved head. It goes where the head goes.
+"""What an edit adds to a head, or takes off it: a hat, big hair, glasses, a shaved head. It goes where the head goes.
 
 Beside the head the source shows what is behind it, and the source's optical flow would leave a hat's brim there. So
 MediaPipe's segmentation tells what of an edited image is
 
-    added     person there, changed, and part of something that reaches beyond the source's person
+    outer     person there, changed, and part of something that reaches beyond the source's person
     removed   person in the source and background in the edited image
 
-and both follow the skull's landmarks, which move as a rigid body (Umeyama 1991, IEEE PAMI 13(4)):
+and both, and glasses (`synclora.editing.glasses`), follow the skull's landmarks, which move as a rigid body (Umeyama
+1991, IEEE PAMI 13(4)):
 
     q = c + turn(-roll) * (x - c') / scale - z(q) * tilt
 
 from a frame's pixel x to the edited image's q. c is the middle of what is added, DEPTH behind the temples, c' where the
-rigid motion takes it. What is added is thought to be turned about the head's axis, as a hat is: its outline stays when
-the head turns, and its surface slides along under it by the head's tilt. z is how far that lies before the outline: a
-parabola across each row, as deep as wide up to DEEPEST. The face is never part of it: it moves in its own ways.
+rigid motion takes it. What is outside is thought to be turned about the head's axis, as a hat is: its outline stays
+when the head turns, and its surface slides along under it by the head's tilt. z is how far that lies before the
+outline: a parabola across each row, as deep as wide up to DEEPEST. The face is never part of it: it moves in its own
+ways.
 
-Around the added lies what the source shows there, its background or its person, changed as the edit changes that beside
-the added, so far as it leaves it alike; where the removed has gone, the edited image's own background.
+Around the outer lies what the source shows there, its background or its person, changed as the edit changes that beside
+it, so far as it leaves it alike; where the removed has gone, the edited image's own background.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from synclora.editing.glasses import EYE_CORNERS, find_glasses, glasses_depth
 from synclora.editing.region import segment_person
 from synclora.faces.head import STABLE, fit_similarity
 from synclora.faces.tracker import track
@@ -49,7 +52,7 @@ SPREAD = 0.08  # of the picture's height: how far the change beside the added is
 EDGE, UNSEEN = 0.025, 10.0  # of the picture's height, grey levels: so near its edge what changes less is not part of it
 ROWS = 0.02  # of the picture's height: rows so near are of one shape
 ROUNDS = 3  # of finding the place whose relief leads to a pixel
-TEMPLES, EYE_CORNERS = [234, 454], [33, 263]  # indices into MediaPipe's face mesh
+TEMPLES = [234, 454]  # indices into MediaPipe's face mesh
 # Around what speaks and looks: brows, sides and chin.
 EXPRESSIVE = [70, 63, 105, 66, 107, 336, 296, 334, 293, 300, 127, 356, 234, 454, 93, 323, 132, 361, 58, 288,
               172, 397, 136, 365, 150, 379, 149, 378, 176, 400, 148, 377, 152]  # fmt: skip
@@ -97,15 +100,17 @@ class Attached:
     """What an edited image adds and removes, in its own frame. Planes [H, W] in [0, 1].
 
     Attributes:
-        added, removed: see the module.
+        added: what goes with the head, glasses and the outer.
+        outer, removed: see the module.
         bare: what of the edited image is background.
-        ground, body: the background and the person beside it.
+        ground, body: the background and the person beside the outer.
         relief: z of the added, [H, W] in pixels away from the camera.
         centre: the middle of what is added (or removed), pixels x, y, z.
         skull: the landmarks there.
     """
 
     added: Array
+    outer: Array
     removed: Array
     bare: Array
     ground: Surroundings
@@ -149,14 +154,19 @@ def find_attached(edited: NDArray[np.uint8], own: NDArray[np.uint8], changed: Ar
         after = np.maximum(after, outside * (changed > 0.5))
     removed = np.clip(before - after, 0, 1) * changed
     beyond = outside & (after * changed > 0.5)
-    if max((removed > 0.5).mean(), beyond.mean()) < LEAST:
-        return None
     landmarks = track(own[None])[0]
     if not np.isfinite(landmarks).all():
         return None
-    added = _added(beyond, (after > 0.5) & (changed * (1 - kept) > CHANGED), changed, shift, landmarks)
-    free = 1 - _dilated(added > 0.05, 1)
+    worn = find_glasses(edited, own, changed, landmarks)
+    other = _dilated(worn, 1) < 0.05
+    beyond &= other
+    new = (after > 0.5) & (changed * (1 - kept) > CHANGED) & other
+    outer = np.zeros_like(worn)
+    if max((removed > 0.5).mean(), beyond.mean()) >= LEAST:
+        outer = _added(beyond, new, changed, shift, landmarks)
+    free = 1 - _dilated(outer > 0.05, 1)
     removed = removed * free if _large(removed * free > 0.5) else np.zeros_like(removed)
+    added = np.maximum(outer, worn)
     weight = added if added.any() else removed
     if not weight.any():
         return None
@@ -166,9 +176,10 @@ def find_attached(edited: NDArray[np.uint8], own: NDArray[np.uint8], changed: Ar
     eyes = float(np.linalg.norm(np.diff(landmarks[EYE_CORNERS], axis=0)))
     depth = landmarks[TEMPLES, 2].mean() + DEPTH * eyes
     centre = np.array([(x * weight).sum() / weight.sum(), (y * weight).sum() / weight.sum(), depth])
-    return Attached(
-        added, removed, free * (1 - after), ground, body, _relief(added, DEEPEST * eyes), centre, landmarks[STABLE]
-    )
+    relief = _relief(outer, DEEPEST * eyes)
+    if worn.any():
+        relief = np.where(outer > worn, relief, glasses_depth(landmarks, worn.shape) - depth).astype(np.float32)
+    return Attached(added, outer, removed, free * (1 - after), ground, body, relief, centre, landmarks[STABLE])
 
 
 def _surroundings(shift: Array, changed: Array, known: Array) -> Surroundings:

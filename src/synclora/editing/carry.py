@@ -1,18 +1,20 @@
 """The edited images themselves, carried along with the source: sharp where the source's pixels can be found again.
 
-    out = made + sure * (carried - made)
-    carried = moved(edited) + kept * (source - moved(own))
+    recoloured = source + change           what the edit does to the source's colours
+    carried = recoloured + moved(rest)     and what they do not tell: what is new in the picture
 
-`own` is the source's frame of an edited image, `moved` takes either to another frame by the source's optical flow. What
-the edit keeps of the source's structure moves on as the source does (`kept`: lips under another skin); what is new
-there is the edited image's. How sure that is falls with p, the difference between source and moved(own) around a pixel,
-and with c, how far the flow there and back misses its start:
+    out = made + told * (recoloured - made), and on that: out + sure * (carried - out)
+
+`change` is an affine function of the frame's own colours, place by place (`synclora.editing.colours`, which also says
+how far colours tell the edit), `moved` takes the places and the rest to another frame by the source's optical flow. How
+sure that is falls with p, the difference between source and moved(own) around a pixel, where `own` is the source's
+frame of the edited image, and with c, how far the flow there and back misses its start:
 
     sure = exp(-(p / FOUND)^2 - (c / MISSED)^2)
 
-A mouth that opens, what a head uncovers, fast motion: there the network's picture stays. What the edit adds to a head
-or takes off it goes with the head instead (`synclora.editing.attached`). At its own number an edited image is shown as
-it was given, bit for bit; between two of them each counts by how near it is.
+Something new on a face that turns, what a head uncovers, fast motion: there the network's picture stays. What the edit
+adds to a head or takes off it goes with the head instead (`synclora.editing.attached`). At its own number an edited
+image is shown as it was given, bit for bit; between two of them each counts by how near it is.
 
 All this is found at the model's size. Where the output is larger and the edited image given is too, the image itself is
 taken along the same ways (`show_large`), with the detail that the model is too small to see.
@@ -29,26 +31,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from synclora.editing.attached import Attached, Seen, around, find_attached
+from synclora.editing.colours import Affine, ColourChange, recolour, resized
 from synclora.editing.facecrop import kept_structure
 from synclora.optical_flow import Flow, find_flow, grey, move
 
 Array = NDArray[np.float32]
 
-FOUND = 20.0  # grey levels
+FOUND = 24.0  # grey levels
 MISSED = 1 / 64  # of the picture's height
 CHANGED = 25.0  # grey levels: at this difference half of the source's detail stays, whatever its structure
 REACH = 1 / 85  # of the picture's height: standard deviation of the blur that tells what is around a pixel
+SCENE = 0.2  # of a picture that must be found, or it is another scene, of whose colours nothing is known
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What is drawn of an edited image: all of it and the rest that colours do not tell, float [H, W, 3]; what of it
+    goes with the head."""
+
+    edited: Array
+    rest: Array
+    attached: Attached | None
 
 
 @dataclass
 class _Known:
-    """An edited image and the source's frame it belongs to, float [H, W, 3]; kept [H, W]; what goes with the head; how
-    the source's pixels went to the last frame it was carried to, and how the head."""
+    """An edited image; the source's frame it belongs to, float [H, W, 3]; how it changes that one's colours; how the
+    source's pixels went to the last frame it was carried to, and how the head."""
 
-    edited: Array
+    drawn: _Drawn
     own: Array
-    kept: Array
-    attached: Attached | None
+    colours: ColourChange
     flow: Flow  # from which the search for the next one starts
     way: Flow  # which stays where the head is not seen
 
@@ -65,19 +78,23 @@ class _Part:
         index: the image's.
         share: of the frame, among the images that have a part in it.
         flow, way: how far each pixel is from its place in the image, by the source's pixels and by the head.
-        alphas: of the layers of `_layers`, from the lowest, [H, W] in [0, 1]; none: the image itself.
+        change: of the frame's colours; None: the image itself is shown.
+        alphas: of the layers of `_layers`, from the lowest, [H, W] in [0, 1].
     """
 
     index: int
     share: float
     flow: Flow
     way: Flow
+    change: Affine | None
     alphas: tuple[Array, ...]
 
     def enlarged(self, height: int, width: int) -> _Part:
         scale = height / self.flow.shape[0]
         flow, way = (scale * _resized(found, height, width) for found in (self.flow, self.way))
-        return replace(self, flow=flow, way=way, alphas=tuple(_resized(a, height, width) for a in self.alphas))
+        change = None if self.change is None else resized(self.change, height, width)
+        alphas = tuple(_resized(alpha, height, width) for alpha in self.alphas)
+        return replace(self, flow=flow, way=way, change=change, alphas=alphas)
 
 
 class Carrier:
@@ -92,7 +109,7 @@ class Carrier:
         self._images = images
         self._large = large or {}
         self._known: dict[int, _Known] = {}
-        self._larger: dict[int, _Known] = {}
+        self._larger: dict[int, _Drawn] = {}
         self._parts: dict[int, list[_Part]] = {}  # of the frames that are still to be shown in the larger size
 
     def show(self, window: Tensor, start: int, made: Tensor) -> Tensor:
@@ -118,14 +135,15 @@ class Carrier:
                         share = (number - before) / (index - before)
                         parts[number].append(_follow(known, index, share, source, seen, number - start))
                 known.rest()
-                parts[index] = [_Part(index, 1.0, known.flow, known.way, ())]
+                parts[index] = [_Part(index, 1.0, known.flow, known.way, None, ())]
             for number in range(max(index + 1, start), min(after or end, end)):
                 share = 1.0 if after is None else (after - number) / (after - index)
                 parts[number].append(_follow(known, index, share, source, seen, number - start))
         if self._large:
             self._parts.update(parts)
+        drawn = {index: known.drawn for index, known in self._known.items()}
         pairs = zip(range(start, end), source, own, strict=True)
-        return torch.from_numpy(np.stack([_mixed(made, here, parts[n], self._known) for n, here, made in pairs]))
+        return torch.from_numpy(np.stack([_mixed(made, here, parts[n], drawn) for n, here, made in pairs]))
 
     def show_large(self, number: int, source: Tensor, made: Tensor) -> Tensor:
         """The same for a frame of the larger size, uint8 [h, w, 3] both, which `show` had in a window before."""
@@ -145,22 +163,26 @@ def _known(edited: NDArray[np.uint8], own: NDArray[np.uint8]) -> _Known:
     planes = [torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in (old, new)]
     structure = kept_structure(planes[0], planes[1])[0, 0].numpy()
     near = 1 / (1 + (_around(new - old) / CHANGED) ** 2)
-    kept = np.maximum(structure, near)
-    attached = find_attached(edited, own, 1 - near, kept)
-    return _Known(new, old, kept, attached, *np.zeros((2, *edited.shape[:2], 2), np.float32))
+    attached = find_attached(edited, own, 1 - near, np.maximum(structure, near))
+    stays = np.ones_like(near) if attached is None else 1 - attached.added
+    colours = ColourChange(old, new, stays)
+    flow, way = np.zeros((2, *edited.shape[:2], 2), np.float32)
+    rest = (new - old - recolour(colours.at(old, flow)[0], old)) * stays[..., None]
+    return _Known(_Drawn(new, rest, attached), old, colours, flow, way)
 
 
-def _enlarged(known: _Known, edited: Tensor, own: Tensor) -> _Known:
-    """What is known of an edited image, for the same image in a larger size."""
+def _enlarged(known: _Known, edited: Tensor, own: Tensor) -> _Drawn:
+    """What is drawn of an edited image, from the same image in a larger size."""
     height, width = edited.shape[:2]
-    attached = known.attached
+    attached = known.drawn.attached
     if attached is not None:
         ground, body = (
             replace(side, change=_resized(side.change, height, width)) for side in (attached.ground, attached.body)
         )
         attached = replace(attached, ground=ground, body=body)
     new, old = edited.numpy().astype(np.float32), own.numpy().astype(np.float32)
-    return _Known(new, old, _resized(known.kept, height, width), attached, known.flow, known.way)
+    change = resized(known.colours.at(known.own, np.zeros_like(known.flow))[0], height, width)
+    return _Drawn(new, new - old - recolour(change, old), attached)
 
 
 def _follow(known: _Known, index: int, share: float, source: NDArray[np.uint8], seen: Seen, place: int) -> _Part:
@@ -171,28 +193,31 @@ def _follow(known: _Known, index: int, share: float, source: NDArray[np.uint8], 
     missed = np.hypot(*(flow + back).transpose(2, 0, 1)) / (MISSED * len(flow))
     difference = source[place] - move(known.own, flow)
     sure = np.exp(-((_around(difference) / FOUND) ** 2) - missed**2)
-    attached = known.attached
+    change, told = known.colours.at(source[place].astype(np.float32), flow)
+    told = told * min(1.0, float(sure.mean()) / SCENE)
+    attached = known.drawn.attached
     if attached is None:
-        return _Part(index, share, flow, known.way, (sure,))
+        return _Part(index, share, flow, known.way, change, (told, sure))
     way = attached.way(seen.landmarks[place])
     known.way = way = known.way if way is None else way
-    added, removed, hidden = move(attached.added, way), move(attached.removed, way), move(attached.added, flow)
-    person, beside = seen.person(place), around(attached.added, added)
+    added, removed, hidden = move(attached.added, way), move(attached.removed, way), move(attached.outer, flow)
+    person, beside = seen.person(place), around(attached.outer, move(attached.outer, way))
     ground = np.maximum(beside, around(attached.removed, removed)) * (1 - person) * attached.ground.same
     body = beside * person * (1 - hidden) * attached.body.same
-    return _Part(index, share, flow, way, (sure * (1 - hidden), ground, body, removed * attached.bare, added))
+    told, sure = told * (1 - hidden), sure * (1 - hidden)
+    return _Part(index, share, flow, way, change, (told, sure, ground, body, removed * attached.bare, added))
 
 
-def _layers(known: _Known, part: _Part, here: Array) -> tuple[Array, Array]:
+def _layers(drawn: _Drawn, part: _Part, here: Array) -> tuple[Array, Array]:
     """How much of an edited image shows in a frame `here` of the source, [H, W], and in which colours, [H, W, 3]."""
-    if not part.alphas:
-        return np.ones_like(known.kept), known.edited
-    flow, way = part.flow, part.way
-    pictures = [move(known.edited, flow) + move(known.kept, flow)[..., None] * (here - move(known.own, flow))]
-    if known.attached is not None:
-        pictures += [here + known.attached.ground.change, here + known.attached.body.change]
-        pictures += [known.edited, move(known.edited, way)]
-    weight, colours = np.zeros_like(known.kept), np.zeros_like(known.edited)
+    if part.change is None:
+        return np.ones(here.shape[:2], np.float32), drawn.edited
+    recoloured = here + recolour(part.change, here)
+    pictures = [recoloured, recoloured + move(drawn.rest, part.flow)]
+    if drawn.attached is not None:
+        pictures += [here + drawn.attached.ground.change, here + drawn.attached.body.change]
+        pictures += [drawn.edited, move(drawn.edited, part.way)]
+    weight, colours = np.zeros(here.shape[:2], np.float32), np.zeros_like(here)
     for alpha, picture in zip(part.alphas, pictures, strict=True):
         weight = weight + alpha * (1 - weight)
         colours = colours + alpha[..., None] * (picture - colours)
@@ -203,7 +228,9 @@ def _around(difference: Array) -> Array:
     """The largest channel of a difference [H, W, 3], blurred."""
     import cv2
 
-    return np.asarray(cv2.GaussianBlur(np.abs(difference).max(-1), (0, 0), REACH * len(difference)), np.float32)
+    red, green, blue = np.abs(difference).transpose(2, 0, 1)
+    largest = np.maximum(np.maximum(red, green), blue)  # four times as fast as max(-1)
+    return np.asarray(cv2.GaussianBlur(largest, (0, 0), REACH * len(difference)), np.float32)
 
 
 def _resized(plane: Array, height: int, width: int) -> Array:
@@ -213,13 +240,13 @@ def _resized(plane: Array, height: int, width: int) -> Array:
 
 
 def _mixed(
-    made: NDArray[np.uint8], source: NDArray[np.uint8], parts: list[_Part], known: Mapping[int, _Known]
+    made: NDArray[np.uint8], source: NDArray[np.uint8], parts: list[_Part], drawn: Mapping[int, _Drawn]
 ) -> NDArray[np.uint8]:
     """The frame as made, under the parts of one edited image or two."""
     here = source.astype(np.float32)
     weight, squares, carried = (np.zeros((*made.shape[:2], 1), np.float32) for _ in range(3))
     for part in parts:
-        sure, picture = _layers(known[part.index], part, here)
+        sure, picture = _layers(drawn[part.index], part, here)
         weighted = (part.share * sure)[..., None]
         weight, squares, carried = weight + weighted, squares + weighted * sure[..., None], carried + weighted * picture
     some = np.maximum(weight, 1e-6)
