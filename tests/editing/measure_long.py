@@ -98,7 +98,8 @@ def print_joins(edited: Tensor, truth: Tensor, firsts: list[int], overlap: int) 
     at_join = torch.zeros(len(change), dtype=torch.bool)
     for first in firsts:
         at_join[first - 1 : first + overlap] = True
-    for name, curve in (("frame difference", change), ("relative to the true edit's", change / (true + 0.3))):
+    curves = {"frame difference": change, "the true edit's": true, "relative to the true edit's": change / (true + 0.3)}
+    for name, curve in curves.items():
         joins, others = curve[at_join], curve[~at_join]
         limit = others.quantile(0.95)
         print(

@@ -194,3 +194,19 @@ def test_a_shaved_head_shows_the_wall_where_its_hair_was() -> None:
 def test_pictures_without_a_face_have_nothing_attached() -> None:
     noise = torch.randint(0, 256, (2, 64, 64, 3), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
     assert find_attached(noise[0].numpy(), noise[1].numpy(), *np.ones((2, 64, 64), np.float32)) is None
+
+
+def test_landmarks_are_steadied_and_still_follow_what_they_see() -> None:
+    """Trembling of a head that moves evenly shrinks to 0.7 times, and its path stays as it is; so does a
+    jump. A frame without a face has none, and those beside it take nothing from it."""
+    generator = np.random.default_rng(1)
+    path = np.arange(40.0)[:, None, None] * (0.5, -0.2, 0.1) + generator.normal(size=(1, 60, 3))
+    trembling = 0.2 * generator.normal(size=(40, 1, 3))
+    steady = module._steadied(path + trembling, SIZE)
+    assert (steady - path)[3:-3].std() < 0.7 * trembling[3:-3].std()
+    assert np.allclose(module._steadied(path, SIZE), path)
+    path[20:] += 30
+    assert np.allclose(module._steadied(path, SIZE), path, atol=0.01)
+    path[10] = np.nan
+    steady = module._steadied(path, SIZE)
+    assert np.isnan(steady[10]).all() and np.allclose(np.delete(steady, 10, 0), np.delete(path, 10, 0), atol=0.01)

@@ -51,6 +51,8 @@ ALIKE = (0.6, 0.9)  # how much is left as it is beside the added: below, nothing
 SPREAD = 0.08  # of the picture's height: how far the change beside the added is carried into what that hides
 EDGE, UNSEEN = 0.025, 10.0  # of the picture's height, grey levels: so near its edge what changes less is not part of it
 ROWS = 0.02  # of the picture's height: rows so near are of one shape
+STEADY = 0.7  # frames: standard deviation of the blur in time that takes the trembling from landmarks
+SNAP = 0.01  # of the picture's height: what is so far from the middle of before and after moves, and does not tremble
 ROUNDS = 3  # of finding the place whose relief leads to a pixel
 TEMPLES = [234, 454]  # indices into MediaPipe's face mesh
 # Around what speaks and looks: brows, sides and chin.
@@ -72,8 +74,8 @@ class Seen:
 
     @cached_property
     def landmarks(self) -> NDArray[np.float64]:
-        """[F, 478, 3] in pixels; NaN without a face."""
-        return track(self._window)
+        """[F, 478, 3] in pixels, steadied; NaN without a face."""
+        return _steadied(track(self._window), self._window.shape[1])
 
     def person(self, number: int) -> Array:
         """How much of each pixel of a frame is a person, [H, W]."""
@@ -137,6 +139,19 @@ class Attached:
         for _ in range(ROUNDS):
             flow = (flat - move(self.relief, flow)[..., None] * tilt).astype(np.float32)
         return flow
+
+
+def _steadied(points: NDArray[np.float64], height: int) -> NDArray[np.float64]:
+    """Each frame's points, [F, N, 3] in pixels, with those of the frames before and after it in pairs, so that an even
+    motion stays as it is; pairs between which the face is elsewhere, or not seen, hardly count."""
+    total, weights = points.copy(), np.ones((len(points), 1, 1))
+    for step in range(1, min(3, (len(points) + 1) // 2)):
+        between = (points[: -2 * step] + points[2 * step :]) / 2
+        off = np.linalg.norm((between - points[step:-step]).mean(1)[:, :2], axis=-1) / (SNAP * height)
+        weight = np.nan_to_num(2 * np.exp(-0.5 * (step / STEADY) ** 2 - off**2))[:, None, None]
+        total[step:-step] += weight * np.nan_to_num(between)
+        weights[step:-step] += weight
+    return total / weights
 
 
 def find_attached(edited: NDArray[np.uint8], own: NDArray[np.uint8], changed: Array, kept: Array) -> Attached | None:
