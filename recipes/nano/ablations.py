@@ -2,9 +2,10 @@
 
     python recipes/nano/ablations.py --pool runs/nano/pool --output runs/ablations
 
-Taken away: the source's detail; without it, then, denoising steps, the LoRA, the reference, its own attention. Trained
-alike but for one setting (briefly, so only their differences tell): rank 4, 16 and 64; joint attention. Run the same
-line again to resume. Writes `OUTPUT/ablations.json`, `OUTPUT/shipped.md` and `OUTPUT/trained.md`.
+Taken away: the network, of which the edited frame carried onto the source is left; the source's and the edited frame's
+detail; without it, then, denoising steps, the LoRA, the reference, its own attention. Trained alike but for one setting
+(briefly, so only their differences tell): rank 4, 16 and 64; joint attention. Run the same line again to resume. Writes
+`OUTPUT/ablations.json`, `OUTPUT/shipped.md` and `OUTPUT/trained.md`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from synclora.atomic import write_json, write_text
 from synclora.backbones.base import Attention
 from synclora.bench.procedural import BenchPair
 from synclora.bench.suite import run_procedural
+from synclora.editing.carry import Carrier
 from synclora.editing.editor import Editor
 
 STEPS = (1, 2, 4, 8, 16)
@@ -47,8 +49,12 @@ def shipped(backbone: str, count: int, out: Path) -> dict[str, Any]:
 
         return method
 
+    def carried(pair: BenchPair) -> Tensor:
+        return Carrier({0: pair.truth[0]}).show(pair.source.frames, 0, pair.source.frames)
+
     methods = {
         "as shipped": using(whole, detail="source"),
+        "no network: the edited frame carried onto the source": carried,
         "every pixel the model's": using(whole),
         **{f"{steps} steps": using(whole, steps) for steps in STEPS},
         "joint attention, trained with self": using(whole, attention="joint"),

@@ -209,7 +209,7 @@ def _follow(known: _Known, index: int, share: float, source: NDArray[np.uint8], 
 
 
 def _layers(drawn: _Drawn, part: _Part, here: Array) -> tuple[Array, Array]:
-    """How much of an edited image shows in a frame `here` of the source, [H, W], and in which colours, [H, W, 3]."""
+    """How much of an edited image shows in a frame `here` of the source, [H, W], and its colours times that."""
     if part.change is None:
         return np.ones(here.shape[:2], np.float32), drawn.edited
     recoloured = here + recolour(part.change, here)
@@ -221,7 +221,7 @@ def _layers(drawn: _Drawn, part: _Part, here: Array) -> tuple[Array, Array]:
     for alpha, picture in zip(part.alphas, pictures, strict=True):
         weight = weight + alpha * (1 - weight)
         colours = colours + alpha[..., None] * (picture - colours)
-    return weight, colours / np.maximum(weight, 1e-6)[..., None]
+    return weight, colours
 
 
 def _around(difference: Array) -> Array:
@@ -243,11 +243,14 @@ def _mixed(
     made: NDArray[np.uint8], source: NDArray[np.uint8], parts: list[_Part], drawn: Mapping[int, _Drawn]
 ) -> NDArray[np.uint8]:
     """The frame as made, under the parts of one edited image or two."""
+    if not parts:
+        return made
     here = source.astype(np.float32)
-    weight, squares, carried = (np.zeros((*made.shape[:2], 1), np.float32) for _ in range(3))
-    for part in parts:
-        sure, picture = _layers(drawn[part.index], part, here)
-        weighted = (part.share * sure)[..., None]
-        weight, squares, carried = weight + weighted, squares + weighted * sure[..., None], carried + weighted * picture
-    some = np.maximum(weight, 1e-6)
-    return (made + squares / some * (carried / some - made)).round().clip(0, 255).astype(np.uint8)
+    layers = [_layers(drawn[part.index], part, here) for part in parts]
+    sure, carried = layers[0]
+    if len(layers) > 1:  # their mean: each counts by its share and by how sure it is
+        some = np.maximum(sum(part.share * sure for part, (sure, _) in zip(parts, layers, strict=True)), 1e-6)
+        carried = sum(part.share * colours for part, (_, colours) in zip(parts, layers, strict=True))
+        sure = sum(part.share * sure**2 for part, (sure, _) in zip(parts, layers, strict=True)) / some
+        carried = (sure / some)[..., None] * carried
+    return (made + carried - sure[..., None] * made).round().clip(0, 255).astype(np.uint8)
