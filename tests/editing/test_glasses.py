@@ -12,6 +12,7 @@ from synclora import portraits
 from synclora.editing import attached as module
 from synclora.editing.attached import Attached
 from synclora.editing.carry import Carrier, _known
+from synclora.editing.glasses import find_glasses
 from synclora.faces.tracker import track
 
 SIZE, FIRST = 128, portraits.TEST_SEED_START + 400
@@ -88,3 +89,14 @@ def test_glasses_stay_whole_on_a_head_that_turns(monkeypatch: pytest.MonkeyPatch
             shown = Carrier({0: new[0]}).show(own, 0, own)
             errors.append(float((shown.float() - new.float()).square().mean()))
     assert np.mean(with_head) < 0.9 * np.mean(by_flow)
+
+
+def test_a_face_at_the_border_is_looked_at_as_far_as_it_is_seen() -> None:
+    """Landmarks half or wholly outside the picture: no error, and nothing found where no eye is."""
+    own = portraits.render(portraits.sample_person(FIRST), portraits.Motion.still(1), SIZE, "cpu")[0].numpy()
+    landmarks = track(own[None])[0]
+    edited = own.copy()
+    edited[30:80] = 0
+    changed = np.where((edited != own).any(-1), 1, 0).astype(np.float32)
+    half, gone = (find_glasses(edited, own, changed, landmarks - np.array([left, 0, 0])) for left in (60, 400))
+    assert np.isfinite(half).all() and half[100:].max() == 0 and not gone.any()

@@ -51,7 +51,8 @@ def find_glasses(
     band = (np.abs(beside) < BAND[0]) & (below > BAND[1]) & (below < BAND[2])
     bridge = (np.abs(beside) < BRIDGE[0]) & (np.abs(below) < BRIDGE[1])
     mask = np.zeros(changed.shape, np.float32)
-    if changed[_inside(landmarks, changed.shape) & ~band].mean() > OTHERWISE:
+    rest = _inside(landmarks, changed.shape) & ~band
+    if not rest.any() or changed[rest].mean() > OTHERWISE:
         return mask
     seen = cv2.GaussianBlur(cv2.absdiff(edited, own).max(-1).astype(np.float32), (0, 0), 0.6) > SEEN
     reach = 2 * max(1, round(GAP * len(changed))) + 1
@@ -65,7 +66,8 @@ def find_glasses(
     if mask.any():
         for lids in EYES:
             eye = _inside(landmarks[np.concatenate(lids)], changed.shape)
-            slope = np.cov(grey(own)[eye], grey(edited)[eye])[0] @ (0, 1) / max(1.0, float(grey(own)[eye].var()))
+            before, after = (grey(frame)[eye].astype(np.float64) for frame in (own, edited))
+            slope = ((before - before.mean()) * after).mean() / max(1.0, before.var()) if eye.any() else 0.0
             if slope > THROUGH:
                 mask[cv2.dilate(eye.astype(np.uint8), disc) > 0] = 0
     return np.asarray(cv2.GaussianBlur(mask, (0, 0), 0.6), np.float32)
