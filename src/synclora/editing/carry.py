@@ -201,6 +201,8 @@ def _follow(known: _Known, index: int, share: float, source: NDArray[np.uint8], 
     way = attached.way(seen.landmarks[place])
     known.way = way = known.way if way is None else way
     added, removed, hidden = move(attached.added, way), move(attached.removed, way), move(attached.outer, flow)
+    if not attached.outer.any() and not removed.any():  # glasses: the person need not be looked for
+        return _Part(index, share, flow, way, change, (told, sure, hidden, hidden, hidden, added))
     person, beside = seen.person(place), around(attached.outer, move(attached.outer, way))
     ground = np.maximum(beside, around(attached.removed, removed)) * (1 - person) * attached.ground.same
     body = beside * person * (1 - hidden) * attached.body.same
