@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from synclora import portraits
 from synclora.editing import attached as module
 from synclora.editing.attached import Attached
-from synclora.editing.carry import Carrier, _known
+from synclora.editing.carry import Carrier, _enlarged, _known
 from synclora.editing.glasses import find_glasses
 from synclora.faces.tracker import track
 
@@ -63,8 +64,6 @@ def test_what_changes_a_face_is_not_taken_for_glasses(kind: str) -> None:
 def test_dark_lenses_are_part_of_the_glasses() -> None:
     """Two black discs and a bar between them, painted over the eyes: the eyes behind them are not seen, so that they do
     not move on in them."""
-    import cv2
-
     own = portraits.render(portraits.sample_person(FIRST), portraits.Motion.still(1), SIZE, "cpu")[0]
     landmarks = track(own[None].numpy())[0]
     painted = own.numpy().copy()
@@ -100,3 +99,18 @@ def test_a_face_at_the_border_is_looked_at_as_far_as_it_is_seen() -> None:
     changed = np.where((edited != own).any(-1), 1, 0).astype(np.float32)
     half, gone = (find_glasses(edited, own, changed, landmarks - np.array([left, 0, 0])) for left in (60, 400))
     assert np.isfinite(half).all() and half[100:].max() == 0 and not gone.any()
+
+
+def test_in_a_larger_output_too_glasses_are_there_once() -> None:
+    """In twice the size as well, what goes with the head is no part of what the optical flow takes along."""
+    person, motion = portraits.sample_person(FIRST), portraits.Motion.still(1)
+    looks = (portraits.apply_edit(person, "glasses", FIRST), person)
+    new, own = (portraits.render(look, motion, 2 * SIZE, "cpu")[0] for look in looks)
+    small = [portraits.render(look, motion, SIZE, "cpu")[0].numpy() for look in looks]
+    known = _known(*small)
+    assert known.drawn.attached is not None
+    mask = known.drawn.attached.added
+    for drawn, source in ((known.drawn, small[1]), (_enlarged(known, new, own), own.numpy())):
+        added = cv2.resize(mask, drawn.rest.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.9
+        assert added.sum() > 100
+        assert np.abs(drawn.rest[added]).mean() < 2 < 15 < np.abs(drawn.edited - source)[added].mean()

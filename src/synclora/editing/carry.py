@@ -164,11 +164,17 @@ def _known(edited: NDArray[np.uint8], own: NDArray[np.uint8]) -> _Known:
     structure = kept_structure(planes[0], planes[1])[0, 0].numpy()
     near = 1 / (1 + (_around(new - old) / CHANGED) ** 2)
     attached = find_attached(edited, own, 1 - near, np.maximum(structure, near))
-    stays = np.ones_like(near) if attached is None else 1 - attached.added
-    colours = ColourChange(old, new, stays)
+    colours = ColourChange(old, new, np.ones_like(near) if attached is None else 1 - attached.added)
     flow, way = np.zeros((2, *edited.shape[:2], 2), np.float32)
-    rest = (new - old - recolour(colours.at(old, flow)[0], old)) * stays[..., None]
-    return _Known(_Drawn(new, rest, attached), old, colours, flow, way)
+    return _Known(_drawn(new, old, colours.at(old, flow)[0], attached), old, colours, flow, way)
+
+
+def _drawn(new: Array, old: Array, change: Affine, attached: Attached | None) -> _Drawn:
+    """What is drawn of an edited image, `new`: what goes with the head is not part of the rest."""
+    rest = new - old - recolour(change, old)
+    if attached is not None:
+        rest *= 1 - _resized(attached.added, *rest.shape[:2])[..., None]
+    return _Drawn(new, rest, attached)
 
 
 def _enlarged(known: _Known, edited: Tensor, own: Tensor) -> _Drawn:
@@ -182,7 +188,7 @@ def _enlarged(known: _Known, edited: Tensor, own: Tensor) -> _Drawn:
         attached = replace(attached, ground=ground, body=body)
     new, old = edited.numpy().astype(np.float32), own.numpy().astype(np.float32)
     change = resized(known.colours.at(known.own, np.zeros_like(known.flow))[0], height, width)
-    return _Drawn(new, new - old - recolour(change, old), attached)
+    return _drawn(new, old, change, attached)
 
 
 def _follow(known: _Known, index: int, share: float, source: NDArray[np.uint8], seen: Seen, place: int) -> _Part:
